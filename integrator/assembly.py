@@ -1,0 +1,281 @@
+"""A publish put together step by step, by Python code instead of a request.
+
+::
+
+    with root.begin(project="demo", publish_id="job-1") as assembly:
+        version = assembly.new_version(asset="hero", subset="modelMain", family="model")
+        version.copy("/jobs/demo/hero.ma")
+        export_alembic(version.path + "/hero.abc")
+        version.adopt("hero.abc")
+
+Leaving the block commits; any exception, `KeyboardInterrupt` and `SystemExit` included, rolls everything back.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from integrator.database import PROJECT, Delete, Insert, Replace, Update, field
+from integrator.documents import Stamp, find_parents
+from integrator.errors import Conflict, DifferentContent, ExpectationFailed, Problem, UsageError, ValidationRefused
+from integrator.layout import collision_key
+from integrator.ledger import Plan
+from integrator.model import Document, Place, State, new_id, object_id
+from integrator.preflight import InstancePlan, plan_instance
+from integrator.representations import extension, inspect, resolve
+from integrator.request import PublishRequest, parse_request
+from integrator.results import PublishResult, of_transaction
+from integrator.retry import find
+from integrator.root import Root
+from integrator.staging import StagingDirectory
+from integrator.transaction import Savepoint, Transaction
+from integrator.versions import Named, Version, name_sources, planner
+
+
+class Assembly:
+    """A transaction that grows: versions, documents, files and effects are added until its block ends."""
+
+    def __init__(self, root: Root, transaction: Transaction, request: Mapping[str, Any], wait: float) -> None:
+        self._root = root
+        self._request = request
+        self._wait = wait
+        self.transaction = transaction
+        self.versions: list[OpenVersion] = []
+        self._stamp = Stamp.now(transaction.id, str(transaction.document["publish_id"]))
+        #: The answer, once the block has ended well.
+        self.result: PublishResult | None = None
+
+    @classmethod
+    def begin(cls, root: Root, *, project: str, publish_id: str | None = None, wait: float = 0.0, **facts: Any) -> Assembly:
+        """Begin a transaction without any lease yet; `facts` are author, comment, source, user, machine, intent.
+
+        Raises `DifferentContent` if the publish id was used: only a request can be compared with what was published then.
+        """
+        request = {"project": project, **facts}
+        if publish_id is not None:
+            request["publish_id"] = publish_id
+            if (found := find(root, publish_id)) is not None:
+                from integrator import recovery
+
+                if (
+                    found["state"] == State.FINISHED.value
+                    or recovery.settle(root.engine, found["_id"], same_publish=True).outcome != "rolled_back"
+                ):
+                    raise _used(publish_id, found["_id"])
+        described = {"purpose": "publish", "publish_id": publish_id or f"run-{new_id()}", "project": project}
+        try:
+            transaction = Transaction.begin(root.engine, lambda _: Plan(), described, wait=wait)
+        except Conflict as error:
+            raise _used(str(publish_id), error.key) from error
+        return cls(root, transaction, request, wait)
+
+    def __enter__(self) -> Assembly:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None:
+            self.transaction.roll_back(error)
+        else:
+            self.commit()
+
+    def commit(self) -> PublishResult:
+        """Publish everything that was added. Raises as `Transaction.commit` does."""
+        kept = [version for version in self.versions if version.staging in self.transaction.staging]
+        for version in kept:
+            self.transaction.change(*version.changes())
+        document = self.transaction.commit({"versions": [version.summary() for version in kept]})
+        self.result = of_transaction(self._root, document, "published")
+        return self.result
+
+    # --- adding ---------------------------------------------------------------------------------------------------
+
+    def new_version(self, *, asset: str, subset: str, family: str, **instance: Any) -> OpenVersion:
+        """Claim the next version (or `version=N`) of a subset and make its staging directory.
+
+        Other arguments are those of a publish instance in a request: hierarchy, task, data, families, inputs. Raises
+        `RequestRefused`, `ValidationRefused`, `Busy`, `VersionTaken`; the transaction is rolled back where it cannot go on.
+        """
+        wanted = {"asset": asset, "subset": subset, "family": family, **instance, "representations": [_ANY]}
+        request = parse_request(
+            {"schema": "integrator:publish-request-1.0", **self._request, "instances": [wanted]}, self._root.policy
+        )
+        parents = find_parents(
+            self._root.engine.database, request, request.instances[0], create=self._root.settings.create_assets
+        )
+        if isinstance(parents, Problem):
+            raise ValidationRefused([parents])
+        plan = plan_instance(request, request.instances[0], parents)
+        [staging] = self.transaction.extend(planner(self._root, [plan]), wait=self._wait)
+        claims = self.transaction.document["claims"]
+        version = OpenVersion(self._root, plan, staging, claims[staging.directory.claim][1], self._stamp)
+        self.versions.append(version)
+        return version
+
+    def insert(self, project: str, document: Mapping[str, Any]) -> Any:
+        """Add a document of a project; returns its id."""
+        made = _extended({"_id": object_id(), **document})
+        self.transaction.change(Insert(collection=PROJECT + project, document=made))
+        return made["_id"]
+
+    def update(self, project: str, where: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
+        """Set fields (dotted names) of the one document that `where` finds, provided they are still what they are now."""
+        found, changed = self._one(project, where), _extended(dict(changes))
+        expect = {name: field(found, name) for name in changed}
+        self.transaction.change(Update(collection=PROJECT + project, id=found["_id"], expect=expect, set=changed))
+
+    def replace(self, project: str, where: Mapping[str, Any], document: Mapping[str, Any]) -> None:
+        """Put another document in the place of the one that `where` finds, provided it is still as it is now."""
+        found = self._one(project, where)
+        made = _extended({**document, "_id": found["_id"]})
+        self.transaction.change(Replace(collection=PROJECT + project, id=found["_id"], expect=found, document=made))
+
+    def delete(self, project: str, where: Mapping[str, Any]) -> None:
+        """Remove the one document that `where` finds, provided it is still as it is now."""
+        found = self._one(project, where)
+        self.transaction.change(Delete(collection=PROJECT + project, id=found["_id"], expect=found))
+
+    def _one(self, project: str, where: Mapping[str, Any]) -> Document:
+        found = self._root.engine.database.find(PROJECT + project, _extended(dict(where)), limit=2)
+        if len(found) != 1:
+            raise ExpectationFailed(f"{len(found) or 'no'} documents of {project} match {dict(where)!r}; exactly one should")
+        return found[0]
+
+    def effect(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        """Make a registered change in an outside system; see `Transaction.effect`."""
+        return self.transaction.effect(name, arguments)
+
+    def replace_file(self, path: str, content: bytes) -> None:
+        """Give a file inside a root this content, at the verdict; the old content goes to the trash."""
+        place = self._place(path)
+        first, slash, _ = place.path.partition("/")
+        private = f"{first}/.integrator/trash" if slash else ".integrator/trash"
+        self.transaction.exchange(place, private, content)
+
+    def _place(self, path: str) -> Place:
+        for name, root in self._root.engine.roots.items():
+            inside = os.path.relpath(os.path.normpath(path), root)
+            if os.path.isabs(path) and not inside.startswith("..") and inside != ".":
+                return Place(root=name, path=inside)
+        raise UsageError(f"{path} is not inside a root, so it cannot be part of a publish")
+
+    def savepoint(self) -> Savepoint:
+        """A position to roll back to."""
+        return self.transaction.savepoint()
+
+    def roll_back_to(self, point: Savepoint) -> None:
+        """Undo what was added since; the rest goes on."""
+        self.transaction.roll_back_to(point)
+        for version in self.versions:
+            version.forget_unstaged()
+
+
+#: Stands for the representations that come later, where a request is checked without them.
+_ANY = {"name": "any", "files": ["/any"]}
+
+
+def _used(publish_id: str, transaction: str) -> DifferentContent:
+    return DifferentContent(
+        f"the publish id {publish_id} is in use or was published ({transaction}). Nothing was touched",
+        next=f"integrator show {transaction}, or use another publish id",
+    )
+
+
+class OpenVersion(Version):
+    """A version that files are added to one by one. Each file, or sequence, is a representation named by its extension."""
+
+    def __init__(self, root: Root, plan: InstancePlan, staging: StagingDirectory, number: int, stamp: Stamp) -> None:
+        super().__init__(root, plan, staging, number, stamp)
+        self._plan = plan
+        self._taken: dict[str, tuple[str, ...]] = {}
+
+    def copy(self, path: str, representation: str = "", **options: Any) -> None:
+        """Copy a file or sequence (`representations.resolve` tells the patterns); options are those of a representation."""
+        self._bring("copy", path, representation, options)
+
+    def hardlink(self, path: str, representation: str = "", **options: Any) -> None:
+        """Hard-link a file or sequence: no byte is copied, and source and published file stay one."""
+        self._bring("hardlink", path, representation, options)
+
+    def reflink(self, path: str, representation: str = "", **options: Any) -> None:
+        """Clone a file or sequence: blocks are shared until one of the two changes."""
+        self._bring("reflink", path, representation, options)
+
+    def symlink(self, path: str, representation: str = "", **options: Any) -> None:
+        """Link symbolically to a file or sequence."""
+        self._bring("symlink", path, representation, options)
+
+    def move(self, path: str, representation: str = "", **options: Any) -> None:
+        """Take a file or sequence over: its source is removed after the verdict, never before."""
+        self._bring("move", path, representation, options)
+
+    def write(self, name: str, content: bytes, representation: str = "") -> None:
+        """Write a file of this name."""
+        facts = self.staging.write(name, content)
+        self._describe_named(name, facts, representation)
+
+    def adopt(self, name: str, representation: str = "") -> None:
+        """Take up a file that an extractor wrote straight into `path`."""
+        facts = self.staging.adopt(name, checksum=self._root.settings.checksum == "all")
+        self._describe_named(name, facts, representation)
+
+    def forget_unstaged(self) -> None:
+        """Drop the representations whose files a savepoint took back."""
+        staged = set(self.staging.names())
+        kept = {name: files for name, files in self._taken.items() if staged.issuperset(files)}
+        self.representations = [entry for entry in self.representations if entry["name"] in kept]
+        self._taken = kept
+
+    def _bring(self, way: str, path: str, representation: str, options: Mapping[str, Any]) -> None:
+        name = representation or extension(path) or "file"
+        wanted = {"name": name, "files": [path], "transfer": way, **options}
+        instance = {"asset": self._plan.request.asset, "subset": self._plan.request.subset, "family": self._plan.request.family}
+        request: PublishRequest = parse_request(
+            {
+                "schema": "integrator:publish-request-1.0",
+                "project": self._plan.publish.project,
+                "instances": [{**instance, "representations": [wanted]}],
+            },
+            self._root.policy,
+        )
+        sources, problems = resolve(
+            request.instances[0].representations[0], base=os.getcwd(), roots=self._root.engine.roots, policy=self._root.policy
+        )
+        if sources is None or (problems := inspect(sources.paths)):
+            raise ValidationRefused(problems)
+        named = name_sources(self._root, self._plan, sources, self.number, sources.representation.output)
+        used = {collision_key(file) for files in self._taken.values() for file in files}
+        if not used.isdisjoint(map(collision_key, named.names)):
+            named = name_sources(self._root, self._plan, sources, self.number, name)
+        self._take(name, named)
+        self.add(named, checksum=self._root.settings.checksum)
+
+    def _take(self, name: str, named: Named) -> None:
+        if any(collision_key(name) == collision_key(other) for other in self._taken):
+            raise UsageError(f"this version has a representation {name!r} already; name this one differently")
+        self._taken[name] = tuple(named.names)
+
+    def _describe_named(self, name: str, facts: Any, representation: str) -> None:
+        kind = representation or extension(name) or "file"
+        values = {**self.values, "representation": kind, "ext": extension(name)}
+        if any(collision_key(kind) == collision_key(other) for other in self._taken):
+            raise UsageError(f"this version has a representation {kind!r} already; name this one differently")
+        self._taken[kind] = (name,)
+        self.describe(kind, values, [name], facts, literal=True)
+
+
+def _extended(value: Any) -> Any:
+    """ObjectIds and dates of the driver, where a caller uses them, as extended JSON."""
+    bson = sys.modules.get("bson")
+    if bson is not None and isinstance(value, bson.ObjectId):
+        return {"$oid": str(value)}
+    if isinstance(value, Mapping):
+        return {key: _extended(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_extended(inner) for inner in value]
+    if hasattr(value, "isoformat"):
+        return {"$date": value.isoformat()}
+    return value

@@ -1,0 +1,109 @@
+"""What is known of an unfinished transaction beside its document: from its journal, or from its owner's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import attrs
+
+from integrator.engine import Engine
+from integrator.journal.format import (
+    EffectCompensated,
+    EffectDone,
+    EffectIntended,
+    ExchangeIntended,
+    FoldersMade,
+    Prepared,
+    Record,
+    Staged,
+    Unstaged,
+)  # fmt: skip
+from integrator.model import Document, Identity
+
+
+@attrs.frozen(kw_only=True)
+class Proof:
+    """What is known of one directory, to tell ours from others."""
+
+    #: Its identity, from the `prepared` record; None if it was not prepared.
+    identity: Identity | None
+    #: Names of the files in it, relative.
+    names: frozenset[str]
+    #: False if the journal lost its end or is not there: then absence of a `prepared` record proves nothing.
+    whole: bool
+
+
+@attrs.frozen(kw_only=True)
+class Evidence:
+    """The evidence for undoing a transaction."""
+
+    #: One for each directory of the document.
+    proofs: Sequence[Proof]
+    #: (number, name, arguments, result or None) of effects that may have to be taken back, in order.
+    effects: Sequence[tuple[int, str, Document, object]] = ()
+    #: Exchanges whose new content may wait under a private name.
+    exchanges: Sequence[Document] = ()
+    #: (root, path) of folders that were made beside those that the document lists.
+    folders: Sequence[tuple[str, str]] = ()
+    #: Whether a directory may have been revealed.
+    revealed: bool = False
+
+
+def no_evidence(document: Document) -> Evidence:
+    """For a transaction whose journal is not to be believed: nothing at a final path can be proved to be ours."""
+    nothing = Proof(identity=None, names=frozenset(), whole=True)
+    return Evidence(proofs=[nothing] * len(document["directories"]), revealed=True)
+
+
+def evidence_of(engine: Engine, document: Document) -> Evidence:
+    """The evidence that a journal gives. Raises `JournalDamaged`: nothing is deleted on the word of a damaged one."""
+    content = engine.journals.read(document["_id"])
+    prepared = _last(content.records, Prepared)
+    names = _staged_names(content.records, len(document["directories"]))
+    proofs = [
+        Proof(identity=_identity(prepared, index), names=frozenset(names[index]), whole=not content.torn)
+        for index in range(len(document["directories"]))
+    ]
+    done = {record.number: record.result for record in content.records if isinstance(record, EffectDone)}
+    taken_back = {record.number for record in content.records if isinstance(record, EffectCompensated)}
+    return Evidence(
+        proofs=proofs,
+        effects=[
+            (record.number, record.name, record.arguments, done.get(record.number))
+            for record in content.records
+            if isinstance(record, EffectIntended) and record.number not in taken_back
+        ],
+        exchanges=[
+            {"number": record.number, "root": record.root, "path": record.path, "private": record.private}
+            for record in content.records
+            if isinstance(record, ExchangeIntended) and record.root in engine.roots
+        ],
+        folders=[
+            (record.root, path)
+            for record in content.records
+            if isinstance(record, FoldersMade) and record.root in engine.roots
+            for path in record.paths
+        ],
+        revealed=prepared is not None or content.torn,
+    )
+
+
+def _last(records: Iterable[Record], kind: type[Prepared]) -> Prepared | None:
+    return next((record for record in reversed(list(records)) if isinstance(record, kind)), None)
+
+
+def _identity(prepared: Prepared | None, index: int) -> Identity | None:
+    if prepared is None or index >= len(prepared.directories) or not prepared.directories[index]:
+        return None
+    inode, born = prepared.directories[index]
+    return Identity(inode=inode, born=born)
+
+
+def _staged_names(records: Iterable[Record], count: int) -> list[set[str]]:
+    names: list[set[str]] = [set() for _ in range(count)]
+    for record in records:
+        if isinstance(record, Staged) and 0 <= record.directory < count:
+            names[record.directory].update(record.names)
+        elif isinstance(record, Unstaged) and 0 <= record.directory < count:
+            names[record.directory].difference_update(record.names)
+    return names

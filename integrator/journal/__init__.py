@@ -1,0 +1,151 @@
+"""Journals: one append-only file for each unfinished transaction, and the history of the ended ones.
+
+Records are buffered; `flush` hands them to the kernel (they survive the death of the process), `sync` makes them durable (they
+survive a power cut). The names of unfinished journals are what recovery lists, so ended ones move to `history`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Iterator
+from typing import Final
+
+import attrs
+
+from integrator import storage
+from integrator.journal.format import Began, JournalDamaged, Record, encode_record, read_records
+from integrator.storage import Storage
+
+_SUFFIX: Final = ".journal"
+_ID: Final = re.compile(r"[0-9a-f]{24}\Z")
+#: Bytes of records that are kept before they are handed to the kernel.
+_BUFFER: Final = 256 * 1024
+
+__all__ = ["Content", "Journal", "JournalDamaged", "Journals"]
+
+
+class Journal:
+    """The journal of a running transaction. Not safe for several threads at once."""
+
+    def __init__(self, storage: Storage, fd: int, began: Began) -> None:
+        self._storage = storage
+        self._fd = fd
+        self._sequence = 0
+        self._buffer: list[bytes] = []
+        self._waiting = 0
+        self.write(began)
+        self.flush()
+
+    def write(self, record: Record) -> None:
+        """Add a record; it is in memory until the next `flush`, or until enough of them wait."""
+        line = encode_record(record, self._sequence)
+        self._sequence += 1
+        self._buffer.append(line)
+        self._waiting += len(line)
+        if self._waiting > _BUFFER:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand all records to the kernel."""
+        content, self._buffer, self._waiting = b"".join(self._buffer), [], 0
+        if content:
+            self._storage.write_all(self._fd, content)
+
+    def sync(self) -> None:
+        """Make all records durable."""
+        self.flush()
+        self._storage.sync(self._fd)
+
+    def close(self) -> None:
+        """Close the file. What still waits in memory is dropped: only a transaction that ended otherwise closes early."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+
+@attrs.frozen(kw_only=True)
+class Content:
+    """What could be read of a journal."""
+
+    records: tuple[Record, ...]
+    #: Whether its end is cut short, or nothing of it is there.
+    torn: bool
+
+
+class Journals:
+    """The folders ``journal/`` and ``history/`` of a publish root."""
+
+    def __init__(self, storage: Storage, state_folder: str) -> None:
+        self._storage = storage
+        self.path = state_folder
+
+    def create(self, transaction: str, began: Began, mode: int) -> Journal:
+        """A new journal, its name durable. Raises `OSError`, `FileExistsError` if the transaction has one."""
+        with self._folder("journal") as at:
+            fd = self._storage.create(transaction + _SUFFIX, mode, at)
+            try:
+                self._storage.set_mode(fd, mode)
+                journal = Journal(self._storage, fd, began)
+                self._storage.sync(at)
+                return journal
+            except BaseException:
+                os.close(fd)
+                raise
+
+    def read(self, transaction: str) -> Content:
+        """The records of an unfinished transaction, none if it has no journal or an empty one.
+
+        Raises `JournalDamaged` for a journal whose middle is damaged, that belongs to another transaction, or is no plain file.
+        """
+        with self._folder("journal") as at:
+            try:
+                content = storage.read_file(transaction + _SUFFIX, at)
+            except FileNotFoundError:
+                return Content(records=(), torn=True)
+            except OSError as error:
+                raise JournalDamaged(f"the journal of {transaction} cannot be read: {error.strerror}") from error
+        try:
+            records, torn = read_records(content)
+        except JournalDamaged as error:
+            raise JournalDamaged(f"the journal of {transaction} is damaged: {error}") from error
+        if records and isinstance(records[0], Began) and records[0].transaction != transaction:
+            raise JournalDamaged(f"the journal of {transaction} belongs to {records[0].transaction}")
+        return Content(records=tuple(records), torn=torn or not records)
+
+    def unfinished(self) -> list[str]:
+        """Ids of the transactions that have a journal here, in order of their start."""
+        with self._folder("journal") as at, os.scandir(at) as entries:
+            names = [entry.name.removesuffix(_SUFFIX) for entry in entries if entry.name.endswith(_SUFFIX)]
+        return sorted(name for name in names if _ID.match(name))
+
+    def location(self, transaction: str) -> str:
+        """Absolute path that the journal of an unfinished transaction has."""
+        return os.path.join(self.path, "journal", transaction + _SUFFIX)
+
+    def archive(self, transaction: str) -> bool:
+        """Move the journal of an ended transaction to the history; False if there was none. Raises `OSError`."""
+        month = time.strftime("%Y-%m", time.gmtime(int(transaction[:8], 16)))
+        with self._folder("journal") as at:
+            if not storage.exists(transaction + _SUFFIX, at):
+                return False
+            with self._folder("history") as history:
+                target = self._storage.make_folders(month, 0o2775, history)
+                try:
+                    self._storage.rename(transaction + _SUFFIX, at, transaction + _SUFFIX, target)
+                except FileNotFoundError:
+                    return False  # another actor was faster
+                finally:
+                    os.close(target)
+        return True
+
+    @contextlib.contextmanager
+    def _folder(self, name: str) -> Iterator[int]:
+        fd = storage.open_root(os.path.join(self.path, name))
+        try:
+            yield fd
+        finally:
+            os.close(fd)

@@ -1,0 +1,273 @@
+"""The journal on disk.
+
+::
+
+    1f3a5c77 {"seq":0,"kind":"began","format":1,"transaction":"...","root_id":"...",...}\\n
+    ^^^^^^^^ ^
+    |        the record: one JSON object, UTF-8, without a newline inside
+    CRC-32 (zlib) of the bytes of the JSON object, eight lower-case hex digits, then one space
+
+Every record has `seq` (0, 1, 2 ...) and `kind` (past tense); its other fields are those of the attrs class of that kind below.
+File names that are not UTF-8 are written as lone-surrogate escapes (``surrogateescape``). A last record that is cut short or
+fails its checksum is no record; a bad record that is followed by a good one is damage, and nothing in that journal is believed.
+
+A journal is untrusted input: `read_records` checks form, types and sequence; who uses a path in it must still check that it
+lies where the transaction may write.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, Union, get_args
+
+import attrs
+
+from integrator.encoding import decode, encode
+from integrator.errors import Stuck
+
+#: Version of the format above.
+FORMAT: Final = 1
+
+
+@attrs.frozen(kw_only=True)
+class Began:
+    """First record: what this transaction is."""
+
+    format: int
+    transaction: str
+    root_id: str
+    engine: str
+    #: (plugin name, plugin version) of the publish, in order.
+    plugins: list[list[str]]
+
+
+@attrs.frozen(kw_only=True)
+class FoldersMade:
+    """Folders that are about to be made, outermost first; written before the first `mkdir`."""
+
+    root: str
+    paths: list[str]
+
+
+@attrs.frozen(kw_only=True)
+class Staged:
+    """Files that are complete in a staging directory; parallel lists."""
+
+    #: Index of the directory in the transaction's document.
+    directory: int
+    #: Paths relative to the staging directory.
+    names: list[str]
+    #: Bytes.
+    sizes: list[int]
+    inodes: list[int]
+    #: copy, hardlink, reflink, symlink, move, write or adopt.
+    transfer: str
+    #: Absolute paths, [] for what was written or adopted.
+    sources: list[str]
+    #: Modification times of the sources in ns, [] as above.
+    source_times: list[int]
+    #: xxh3-128 as hex; "" where none was taken.
+    checksums: list[str]
+
+
+@attrs.frozen(kw_only=True)
+class Unstaged:
+    """Staged files that a savepoint takes back."""
+
+    directory: int
+    names: list[str]
+
+
+@attrs.frozen(kw_only=True)
+class ExchangeIntended:
+    """New content for an existing path is about to be written under a private name."""
+
+    number: int
+    root: str
+    path: str
+    private: str
+
+
+@attrs.frozen(kw_only=True)
+class EffectIntended:
+    """An outside call is about to be made; durable before it."""
+
+    number: int
+    name: str
+    arguments: dict[str, Any]
+
+
+@attrs.frozen(kw_only=True)
+class EffectDone:
+    """An outside call returned this (JSON) result."""
+
+    number: int
+    result: Any
+
+
+@attrs.frozen(kw_only=True)
+class EffectCompensated:
+    """An outside call was taken back."""
+
+    number: int
+
+
+@attrs.frozen(kw_only=True)
+class Documented:
+    """A document operation that the verdict will carry out."""
+
+    verb: str
+    collection: str
+    id: Any
+    expect: dict[str, Any]
+    content: dict[str, Any]
+
+
+@attrs.frozen(kw_only=True)
+class DocumentedPart:
+    """Elements of a long array of the `Documented` record before it."""
+
+    field: str
+    #: A JSON array.
+    elements: Any
+
+
+@attrs.frozen(kw_only=True)
+class Prepared:
+    """Everything is verified and durable; identities by index of the directory: [inode, born]."""
+
+    directories: list[list[int]]
+    #: Identities [inode, born, size] of the new content of exchanges, by index.
+    exchanges: list[list[int]]
+
+
+@attrs.frozen(kw_only=True)
+class Revealed:
+    """A staging directory has its final name."""
+
+    directory: int
+
+
+@attrs.frozen(kw_only=True)
+class Committed:
+    """The verdict is in."""
+
+
+@attrs.frozen(kw_only=True)
+class Finished:
+    """What the verdict decided is done."""
+
+
+@attrs.frozen(kw_only=True)
+class RolledBack:
+    """Everything is undone. `left` names what could not be removed."""
+
+    left: list[str]
+
+
+Record = Union[
+    Began,
+    FoldersMade,
+    Staged,
+    Unstaged,
+    ExchangeIntended,
+    EffectIntended,
+    EffectDone,
+    EffectCompensated,
+    Documented,
+    DocumentedPart,
+    Prepared,
+    Revealed,
+    Committed,
+    Finished,
+    RolledBack,
+]
+
+
+def _kind(cls: type) -> str:
+    return "".join(f"_{c.lower()}" if c.isupper() else c for c in cls.__name__).lstrip("_")
+
+
+#: Class of each kind of record.
+KINDS: Final[Mapping[str, type[Any]]] = {_kind(cls): cls for cls in get_args(Record)}
+_FIELDS: Final = {cls: tuple(field.name for field in attrs.fields(cls)) for cls in KINDS.values()}
+_NAMES: Final = {cls: kind for kind, cls in KINDS.items()}
+_TYPES: Final = {"int": int, "str": str, "list": list, "dict": dict}
+
+
+class JournalDamaged(Stuck):
+    """A journal is damaged before its end, or is not one."""
+
+    code = "journal_damaged"
+
+
+def encode_record(record: Record, sequence: int) -> bytes:
+    """One line of the journal."""
+    cls = type(record)
+    fields = {name: getattr(record, name) for name in _FIELDS[cls]}
+    text = encode({"seq": sequence, "kind": _NAMES[cls], **fields})
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def read_records(content: bytes) -> tuple[list[Record], bool]:
+    """All records of a journal, and whether a torn end was left out.
+
+    Raises `JournalDamaged` for damage that is not at the end.
+    """
+    records: list[Record] = []
+    torn = False
+    for line in _lines(content):
+        record = _decode_line(line, len(records))
+        if record is None:
+            torn = True
+        elif torn:
+            raise JournalDamaged(f"record {len(records)} is damaged and others follow it")
+        else:
+            records.append(record)
+    if records and not isinstance(records[0], Began):
+        raise JournalDamaged("the first record does not say what transaction this is")
+    if records and isinstance(records[0], Began) and records[0].format != FORMAT:
+        raise JournalDamaged(f"it has format {records[0].format}, this program knows {FORMAT}")
+    return records, torn
+
+
+def _lines(content: bytes) -> Iterator[bytes]:
+    start = 0
+    while start < len(content):
+        end = content.find(b"\n", start)
+        if end < 0:
+            yield content[start:] + b"\x00"  # no newline: cut short, and never valid
+            return
+        yield content[start:end]
+        start = end + 1
+
+
+def _decode_line(line: bytes, expected: int) -> Record | None:
+    """The record of a line, None if the line is not whole. Raises `JournalDamaged` for a whole line out of place."""
+    if len(line) < 10 or line[8:9] != b" " or line[:8] != b"%08x" % zlib.crc32(line[9:]):
+        return None
+    try:
+        fields = decode(line[9:])
+        cls = KINDS[fields.pop("kind")]
+        sequence = fields.pop("seq")
+        record = cls(**fields)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise JournalDamaged(f"record {expected} cannot be understood: {error!r}") from error
+    if sequence != expected:
+        raise JournalDamaged(f"record {sequence} stands where {expected} belongs")
+    _check_types(record, expected)
+    found: Record = record
+    return found
+
+
+def _check_types(record: Any, sequence: int) -> None:
+    for field in attrs.fields(type(record)):
+        outer, _, inner = str(field.type).partition("[")
+        value = getattr(record, field.name)
+        wanted = _TYPES.get(outer)
+        if wanted is not None and type(value) is not wanted:
+            raise JournalDamaged(f"record {sequence}: {field.name} is not {outer}")
+        element = _TYPES.get(inner.rstrip("]").partition("[")[0]) if outer == "list" else None
+        if element is not None and any(type(part) is not element for part in value):
+            raise JournalDamaged(f"record {sequence}: {field.name} holds something else than {inner.rstrip(']')}")

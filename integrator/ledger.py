@@ -1,0 +1,250 @@
+"""The document of a transaction, and every change of its state.
+
+Each function is one commit, conditional on the state and the actor that it expects: nobody undoes or finishes anything before
+winning such a compare-and-swap. A lost one raises `errors.Conflict`.
+
+The document: ``{"_id", "schema", "state", "actor", "actors", "undoers", "publish_id", "fingerprint", "owner", "purpose",
+"root_id", "created", "directories", "folders", "leases": {key: token}, "claims": {key: [lease, number]}, "summary", "finish",
+"stuck", "error", "left", "progress"}``. `actor` is the number of the present actor; `actors` are all there were, ascending;
+`undoers` those of them that were to roll back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import attrs
+
+from integrator import leases
+from integrator.database import CLAIMS, LEASES, TRANSACTIONS, Change, Database, Delete, Insert, Now, Update
+from integrator.errors import Conflict, LeaseLost
+from integrator.model import UNSETTLED, Directory, Document, Owner, State, check_transition
+from integrator.settings import LeaseTimes
+
+SCHEMA: Final = "integrator:transaction-1.0"
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    """What a transaction asks for when it begins, or adds to itself later."""
+
+    #: Directories to stage, in order.
+    directories: tuple[Directory, ...] = ()
+    #: Claim key to (lease key, number).
+    claims: Mapping[str, tuple[str, int]] = attrs.field(factory=dict)
+    #: (root, path) of folders that did not exist when the plan was made, outermost first.
+    folders: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def leases(self) -> set[str]:
+        return {directory.lease for directory in self.directories}
+
+
+def begin(
+    database: Database, transaction: str, plan: Plan, owner: Owner, times: LeaseTimes, facts: Mapping[str, Any]
+) -> Document:
+    """Grant the leases, claim the numbers and write the document, `open`. Raises `leases.Held`, `errors.Conflict`."""
+    granted, tokens = leases.grants(database, plan.leases, transaction, times)
+    document: Document = {
+        "_id": transaction,
+        "schema": SCHEMA,
+        "state": State.OPEN.value,
+        "actor": 1,
+        "actors": [1],
+        "undoers": [],
+        "owner": attrs.asdict(owner),
+        "created": Now(),
+        "directories": [attrs.asdict(directory) for directory in plan.directories],
+        "folders": [list(folder) for folder in plan.folders],
+        "leases": tokens,
+        "claims": {key: list(claim) for key, claim in plan.claims.items()},
+        **facts,
+    }
+    database.commit([Insert(collection=TRANSACTIONS, document=document), *granted, *leases.claims(plan.claims, transaction)])
+    return document
+
+
+def extend(database: Database, document: Document, plan: Plan, times: LeaseTimes) -> None:
+    """Add directories, with their leases and claims, to an open transaction; changes `document` too."""
+    transaction = document["_id"]
+    granted, tokens = leases.grants(database, plan.leases - set(document["leases"]), transaction, times)
+    added = {
+        "directories": document["directories"] + [attrs.asdict(directory) for directory in plan.directories],
+        "folders": document["folders"] + [list(folder) for folder in plan.folders],
+        "leases": document["leases"] | tokens,
+        "claims": document["claims"] | {key: list(claim) for key, claim in plan.claims.items()},
+    }
+    database.commit([_owned(document, State.OPEN, added), *granted, *leases.claims(plan.claims, transaction)])
+    document.update(added)
+
+
+def move_claims(database: Database, document: Document, plan: Plan) -> None:
+    """Give up the numbers of an open transaction that has staged nothing, and claim those of `plan` instead."""
+    changed: Document = {
+        "directories": [attrs.asdict(directory) for directory in plan.directories],
+        "folders": [list(folder) for folder in plan.folders],
+        "claims": {key: list(claim) for key, claim in plan.claims.items()},
+    }
+    given_up = {key: claim for key, claim in document["claims"].items() if key not in plan.claims}
+    taken = {key: claim for key, claim in plan.claims.items() if key not in document["claims"]}
+    transaction = document["_id"]
+    database.commit(
+        [
+            _owned(document, State.OPEN, changed),
+            *_released_claims(given_up, transaction),
+            *leases.claims(taken, transaction),
+        ]
+    )
+    document.update(changed)
+
+
+def confirm(database: Database, document: Document) -> None:
+    """Raise `errors.LeaseLost` unless the transaction is still open and its actor still the one in `document`."""
+    found = database.read(TRANSACTIONS, document["_id"]) or {}
+    if (found.get("state"), found.get("actor")) != (State.OPEN.value, document["actor"]):
+        raise lease_lost(found)
+
+
+def lease_lost(found: Mapping[str, Any]) -> LeaseLost:
+    """The error for an owner that was overtaken; `found` is the document as it is now."""
+    owner = found.get("owner") or {}
+    return LeaseLost(
+        f"this publish was taken over by {owner.get('user', 'somebody')} on {owner.get('host', 'another machine')}"
+        f" (it is {found.get('state', 'gone')} now). What this run staged was removed; nothing else was touched",
+        next="run the same command again",
+    )
+
+
+def verdict(
+    database: Database, document: Document, changes: Sequence[Change], finish: Sequence[Document], summary: Document
+) -> None:
+    """The commit point. The document turns to `committed` in the same commit as `changes`; `finished` if nothing is left to do.
+
+    Every lease row and claim is written, on the condition that it is ours.
+    """
+    transaction, tokens, claims = document["_id"], document["leases"], document["claims"]
+    check_transition(State.OPEN, State.COMMITTED)
+    decided: dict[str, Any] = {"summary": summary, "finish": list(finish), "committed": Now()}
+    if finish:
+        held = [_claim_kept(key, transaction) for key in claims]
+        ours = [
+            _owned(document, State.OPEN, decided | {"state": State.COMMITTED.value}),
+            *leases.fences(tokens, transaction),
+            *held,
+        ]
+    else:
+        check_transition(State.COMMITTED, State.FINISHED)
+        ended = decided | {"state": State.FINISHED.value, "ended": Now(), "progress": None}
+        unbroken = leases.releases(tokens, transaction, unbroken=True)
+        ours = [_owned(document, State.OPEN, ended), *unbroken, *_released_claims(claims, transaction)]
+    database.commit([*ours, *changes])
+    document.update(decided, state=State.COMMITTED.value if finish else State.FINISHED.value)
+
+
+def finished(database: Database, document: Document, pointers: Sequence[Change], left: Sequence[str]) -> None:
+    """Everything is done: pointer documents complete, claims and leases released, `committed` to `finished`."""
+    check_transition(State.COMMITTED, State.FINISHED)
+    ended = {"state": State.FINISHED.value, "ended": Now(), "left": list(left) or None, "stuck": None, "progress": None}
+    database.commit([_owned(document, State.COMMITTED, ended), *pointers, *_released(document, burn=False)])
+    document["state"] = State.FINISHED.value
+
+
+def start_rollback(database: Database, document: Document, error: str) -> None:
+    """The owner wins the right to undo its own open transaction."""
+    check_transition(State.OPEN, State.ROLLING_BACK)
+    undoers = [*document["undoers"], document["actor"]]
+    changed = {"state": State.ROLLING_BACK.value, "undoers": undoers, "error": error}
+    database.commit([_owned(document, State.OPEN, changed)])
+    document.update(changed)
+
+
+def take_over(database: Database, document: Document, rows: Sequence[Document], owner: Owner, times: LeaseTimes) -> Document:
+    """Become the actor of an unsettled transaction, if nothing of it changed since `document` and `rows` were read.
+
+    An open one turns to `rolling_back`; the others keep their state. Leases that a stuck transaction let go of are granted anew.
+    Returns the document as it is now. Raises `errors.Conflict`, `leases.Held`.
+    """
+    state = State(document["state"])
+    if state not in UNSETTLED:
+        raise Conflict(TRANSACTIONS, document["_id"], f"is {state.value}")
+    transaction = document["_id"]
+    held = [row for row in rows if row.get("transaction") == transaction]
+    regranted, tokens = leases.regrants(held, transaction, times)
+    anew = set(document["leases"]) - {row["_id"] for row in held}
+    granted, more = leases.grants(database, anew, transaction, times)
+    actor = document["actor"] + 1
+    target = State.COMMITTED if state is State.COMMITTED else State.ROLLING_BACK
+    changed = {
+        "state": target.value,
+        "actor": actor,
+        "actors": [*document["actors"], actor],
+        "undoers": document["undoers"] + ([actor] if target is State.ROLLING_BACK else []),
+        "owner": attrs.asdict(owner),
+        "leases": tokens | more,
+        "stuck": None,
+    }
+    database.commit([_owned(document, state, changed), *regranted, *granted])
+    return document | changed
+
+
+def rolled_back(database: Database, document: Document, *, burn: bool, left: Sequence[str]) -> None:
+    """Everything is undone: leases and (unless burnt) claims released, the publish id moved aside."""
+    check_transition(State.ROLLING_BACK, State.ROLLED_BACK)
+    ended = {
+        "state": State.ROLLED_BACK.value,
+        "ended": Now(),
+        "publish_id": None,
+        "former_publish_id": document.get("publish_id"),
+        "left": list(left) or None,
+        "stuck": None,
+        "progress": None,
+    }
+    database.commit([_owned(document, State.ROLLING_BACK, ended), *_released(document, burn=burn)])
+    document.update(ended)
+
+
+def mark_stuck(database: Database, document: Document, reason: str) -> None:
+    """Say why a transaction cannot go on; it keeps its claims and lets go of its leases."""
+    mark = {"reason": reason, "at": Now()}
+    released = leases.releases(document["leases"], document["_id"])
+    database.commit([_owned(document, State(document["state"]), {"stuck": mark}), *released])
+
+
+def unsettled(database: Database) -> list[Document]:
+    """Every transaction that is not settled, in order of its start."""
+    return database.find(TRANSACTIONS, {"state": tuple(sorted(state.value for state in UNSETTLED))})
+
+
+def lease_rows(database: Database, document: Document) -> list[Document]:
+    """The lease rows that a transaction holds."""
+    return database.find(LEASES, {"transaction": document["_id"]})
+
+
+def directories(document: Document) -> list[Directory]:
+    """The directories of a transaction."""
+    return [Directory(**directory) for directory in document["directories"]]
+
+
+def _owned(document: Document, state: State, changed: Mapping[str, Any]) -> Update:
+    expect = {"state": state.value, "actor": document["actor"]}
+    return Update(collection=TRANSACTIONS, id=document["_id"], expect=expect, set=changed)
+
+
+def _claim_kept(key: str, transaction: str) -> Update:
+    return Update(collection=CLAIMS, id=key, expect={"transaction": transaction}, set={"touched": Now()})
+
+
+def _released_claims(claims: Mapping[str, Any], transaction: str) -> list[Change]:
+    return [Delete(collection=CLAIMS, id=key, expect={"transaction": transaction}) for key in sorted(claims)]
+
+
+def _released(document: Document, *, burn: bool) -> list[Change]:
+    transaction = document["_id"]
+    changes = leases.releases(document["leases"], transaction)
+    if not burn:
+        return changes + _released_claims(document["claims"], transaction)
+    burnt = {"burnt": Now()}
+    return changes + [
+        Update(collection=CLAIMS, id=key, expect={"transaction": transaction}, set=burnt) for key in sorted(document["claims"])
+    ]

@@ -1,0 +1,320 @@
+"""The effects of a transaction on the file system and on outside systems: how each is undone, and how it is carried out.
+
+Every function here is run by an actor that has won the right to (see `ledger`), can be stopped and overtaken between any two of
+its calls, and can be repeated by a later actor. Two rules make that safe:
+
+- *Capture, never delete in place.* Before anything in a directory is deleted or exchanged, it is renamed to a private name that
+  carries the transaction, a counter and the actor's number. A later actor captures from the first name, then from the private
+  names of earlier actors in ascending order: a name only ever moves to a higher number.
+- *Exchange from a private name only.* The identity of what was captured says whether the exchange is still to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from integrator import storage
+from integrator.engine import Effect, Engine
+from integrator.errors import EffectFailed, Stuck, Unsettled
+from integrator.evidence import Proof
+from integrator.model import Directory, Document
+
+
+@attrs.frozen(kw_only=True)
+class Actor:
+    """Whoever carries a transaction out or undoes it now."""
+
+    transaction: str
+    number: int
+    #: Numbers of all earlier actors, ascending.
+    earlier: tuple[int, ...]
+
+    @classmethod
+    def of(cls, document: Document) -> Actor:
+        number = document["actor"]
+        earlier = tuple(sorted(other for other in document["actors"] if other < number))
+        return cls(transaction=document["_id"], number=number, earlier=earlier)
+
+    def private(self, thing: str, number: int | None = None) -> str:
+        """The private name of a thing of this transaction, for this actor or an earlier one."""
+        return f"{self.transaction}.{thing}.{self.number if number is None else number}"
+
+    def effect_key(self, number: int) -> str:
+        return f"{self.transaction}/{number}"
+
+
+class Overtaken(Exception):
+    """A private name vanished: a later actor is at work, and this one stops."""
+
+
+# --- undoing a staging directory ------------------------------------------------------------------------------------
+
+
+def undo_directory(engine: Engine, actor: Actor, index: int, directory: Directory, proof: Proof, root_fd: int) -> list[str]:
+    """Remove a staging directory, or withdraw it if it was revealed, and delete it; returns what had to be left.
+
+    Raises `Stuck` if the final name is taken and nothing proves by whom; `OSError`.
+    """
+    try:
+        parent = storage.open_folder(directory.parent, root_fd)
+    except FileNotFoundError:
+        return []
+    try:
+        with _private_folder(engine, directory.private, root_fd) as private:
+            mine = actor.private(str(index))
+            withdrawn = False
+            if not _captured(engine, actor, index, directory, parent, private):
+                withdrawn = _withdraw(engine, directory, proof, parent, private, mine)
+            return _delete(engine, mine, proof if withdrawn else None, directory, private)
+    finally:
+        os.close(parent)
+
+
+def capture_own(engine: Engine, actor: Actor, index: int, directory: Directory, root_fd: int) -> None:
+    """What an overtaken owner may still do: rename away the staging directory that it made itself, and delete that."""
+    with contextlib.suppress(FileNotFoundError, Overtaken):
+        parent = storage.open_folder(directory.parent, root_fd)
+        try:
+            with _private_folder(engine, directory.private, root_fd) as private:
+                mine = actor.private(str(index))
+                if rename_away(engine, directory.staging.rpartition("/")[2], parent, mine, private):
+                    engine.storage.remove_tree(mine, private)
+        finally:
+            os.close(parent)
+
+
+def rename_away(engine: Engine, name: str, at: int, private_name: str, private: int) -> bool:
+    """Rename to a private name; False if there is nothing of that name.
+
+    Decided by what is there afterwards, not by the errno: a lost reply of a rename that happened reads ENOENT or EIO.
+    """
+    try:
+        engine.storage.rename(name, at, private_name, private)
+    except OSError as error:
+        if storage.exists(private_name, private) and not storage.exists(name, at):
+            return True
+        if error.errno == errno.ENOENT:
+            return False
+        raise
+    return True
+
+
+@contextlib.contextmanager
+def _private_folder(engine: Engine, path: str, root_fd: int) -> Iterator[int]:
+    fd = engine.storage.make_folders(path, engine.settings.folder_mode, root_fd)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _captured(engine: Engine, actor: Actor, index: int, directory: Directory, parent: int, private: int) -> bool:
+    """Whether the directory has our private name now, because it had its staging name or an earlier actor's private one."""
+    mine = actor.private(str(index))
+    if storage.exists(mine, private):
+        return True
+    if rename_away(engine, directory.staging.rpartition("/")[2], parent, mine, private):
+        return True
+    earlier = (actor.private(str(index), number) for number in actor.earlier)
+    return any(rename_away(engine, name, private, mine, private) for name in earlier)
+
+
+def _withdraw(engine: Engine, directory: Directory, proof: Proof, parent: int, private: int, mine: str) -> bool:
+    """Take a revealed directory back, durably; False if the final name is not ours."""
+    name = directory.final.rpartition("/")[2]
+    found = storage.identity(name, parent)
+    if found is None:
+        return False
+    if proof.identity is None:
+        if proof.whole:
+            return False  # never prepared, so never revealed: somebody else's
+        raise Stuck(
+            f"{directory.final} is there, and the journal that could tell whose it is is lost or cut short. It was left as it is",
+            next="look at it, move it away if it is not wanted, then: integrator recover",
+        )
+    if found != proof.identity or (found.born == 0 and not _same_names(name, parent, proof.names)):
+        return False
+    if not rename_away(engine, name, parent, mine, private):
+        return False
+    # Deleting or releasing the number before this is durable would let a power cut bring a gutted directory back.
+    engine.storage.sync(private)
+    engine.storage.sync(parent)
+    return True
+
+
+def _same_names(name: str, at: int, names: frozenset[str]) -> bool:
+    with storage.folder(name, at) as fd:
+        return set(_files(fd)) == names
+
+
+def _files(fd: int, prefix: str = "") -> Iterator[str]:
+    with os.scandir(fd) as entries:
+        found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    for name, is_folder in found:
+        if is_folder:
+            with storage.folder(name, fd) as inner:
+                yield from _files(inner, f"{prefix}{name}/")
+        else:
+            yield prefix + name
+
+
+def _delete(engine: Engine, mine: str, proof: Proof | None, directory: Directory, private: int) -> list[str]:
+    """Delete what was captured. From a directory that others could see (`proof`), only what we put there."""
+    if not storage.exists(mine, private):
+        return []
+    foreign: set[str] = set()
+    if proof is not None:
+        with storage.folder(mine, private) as fd:
+            foreign = set(_files(fd)) - proof.names
+            for name in sorted(proof.names) if foreign else ():
+                with contextlib.suppress(FileNotFoundError), storage.folder(name.rpartition("/")[0], fd) as inner:
+                    engine.storage.unlink(name.rpartition("/")[2], inner)
+    left = sorted(foreign) if foreign else engine.storage.remove_tree(mine, private)
+    engine.storage.sync(private)
+    return [f"{directory.private}/{mine}/{name}" if foreign else f"{directory.private}/{name}" for name in left]
+
+
+def remove_folders(engine: Engine, folders: Sequence[tuple[str, str]], roots: Mapping[str, int]) -> None:
+    """Remove the folders that a transaction made, innermost first, where they are empty."""
+    for root, path in sorted(set(folders), key=lambda folder: folder[1].count("/"), reverse=True):
+        if engine.storage.remove_empty(path, roots[root]):
+            with contextlib.suppress(FileNotFoundError), storage.folder(path.rpartition("/")[0], roots[root]) as at:
+                engine.storage.sync(at)
+
+
+# --- exchanging a file or directory for a new one -------------------------------------------------------------------
+
+
+def exchange_base(transaction: str, number: int) -> str:
+    """Name under which the new content of an exchange waits in the private folder."""
+    return f"{transaction}.x{number}"
+
+
+def undo_exchange(engine: Engine, actor: Actor, plan: Document, root_fd: int) -> None:
+    """Remove new content that was never exchanged: the verdict said no, or never came."""
+    with contextlib.suppress(FileNotFoundError), storage.folder(plan["private"], root_fd) as private:
+        thing = f"x{plan['number']}"
+        mine = actor.private(thing)
+        names = [exchange_base(actor.transaction, plan["number"]), *(actor.private(thing, n) for n in actor.earlier)]
+        if storage.exists(mine, private) or any(rename_away(engine, name, private, mine, private) for name in names):
+            engine.storage.remove_tree(mine, private)
+            engine.storage.sync(private)
+
+
+def finish_exchange(engine: Engine, actor: Actor, plan: Document, root_fd: int) -> None:
+    """Put the new content in place and the old one into the trash; whatever was done already stays done.
+
+    `plan`: {"number", "root", "path", "private", "identity": [inode, born, size] of the new content}. Raises `Overtaken`,
+    `OSError`.
+    """
+    thing = f"x{plan['number']}"
+    mine = actor.private(thing)
+    with storage.folder(plan["private"], root_fd) as private:
+        names = [exchange_base(actor.transaction, plan["number"]), *(actor.private(thing, n) for n in actor.earlier)]
+        if not (storage.exists(mine, private) or any(rename_away(engine, name, private, mine, private) for name in names)):
+            return  # exchanged before, and the old content is in the trash
+        parent_path, _, name = plan["path"].rpartition("/")
+        with storage.folder(parent_path, root_fd) as parent:
+            if _is_new(mine, private, plan):
+                _swap_in(engine, mine, private, name, parent)
+            _to_trash(engine, actor, mine, private, plan)
+            engine.storage.sync(parent)
+            engine.storage.sync(private)
+
+
+def _is_new(name: str, at: int, plan: Document) -> bool:
+    found = storage.identity(name, at)
+    if found is None:
+        raise Overtaken
+    inode, born, size = plan["identity"]
+    return (found.inode, found.born, found.size) == (inode, born, size)
+
+
+def _swap_in(engine: Engine, mine: str, private: int, name: str, parent: int) -> None:
+    for _ in range(10):  # somebody outside may make or remove the target between two looks
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
+            if storage.exists(name, parent):
+                return engine.storage.exchange(mine, private, name, parent)
+            return engine.storage.rename(mine, private, name, parent)
+        if not storage.exists(mine, private):
+            raise Overtaken
+    raise OSError(errno.EBUSY, "the file comes and goes", name)
+
+
+def _to_trash(engine: Engine, actor: Actor, mine: str, private: int, plan: Document) -> None:
+    if not storage.exists(mine, private):
+        return  # there was nothing to replace
+    trash = engine.storage.make_folders(actor.transaction, engine.settings.folder_mode, private)
+    try:
+        rename_away(engine, mine, private, f"{plan['number']}.{plan['path'].rpartition('/')[2]}", trash)
+        engine.storage.sync(trash)
+    finally:
+        os.close(trash)
+
+
+# --- sources of moved files -----------------------------------------------------------------------------------------
+
+
+def remove_source(engine: Engine, actor: Actor, number: int, path: str, size: int, time: int, inode: int) -> str:
+    """Delete a source whose content is published now; returns "" or why it was left where it is.
+
+    By the owner only. Captured first, then compared, so that a file that somebody saved there meanwhile is put back.
+    """
+    folder, name = os.path.split(path)
+    private_name = f".{name}.{actor.private(f's{number}')}"
+    try:
+        at = storage.open_root(folder)
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    try:
+        if not rename_away(engine, name, at, private_name, at):
+            return ""
+        status = os.stat(private_name, dir_fd=at, follow_symlinks=False)
+        if (status.st_size, status.st_mtime_ns, status.st_ino) == (size, time, inode) and stat.S_ISREG(status.st_mode):
+            engine.storage.unlink(private_name, at)
+            return ""
+        engine.storage.rename(private_name, at, name, at)
+        return f"{path}: it is not what was published any more"
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    finally:
+        os.close(at)
+
+
+# --- effects in outside systems -------------------------------------------------------------------------------------
+
+
+def call_effect(engine: Engine, actor: Actor, number: int, name: str, arguments: Mapping[str, Any]) -> Any:
+    """Make an outside call with its key. Raises `EffectFailed`, `Stuck` if this program does not know it."""
+    effect = _effect(engine, name)
+    try:
+        return effect.call(arguments, actor.effect_key(number))
+    except Exception as error:
+        raise EffectFailed(f"the effect {name} failed: {error}") from error
+
+
+def compensate_effect(engine: Engine, actor: Actor, number: int, name: str, arguments: Mapping[str, Any], result: Any) -> None:
+    """Take an outside call back; `result` is None if it is not known whether it arrived. Repeatable."""
+    compensate = _effect(engine, name).compensate
+    if compensate is not None:
+        try:
+            compensate(arguments, actor.effect_key(number), result)
+        except Exception as error:
+            raise Unsettled(f"the effect {name} could not be taken back: {error}") from error
+
+
+def _effect(engine: Engine, name: str) -> Effect:
+    try:
+        return engine.effects[name]
+    except KeyError:
+        raise Stuck(
+            f"the effect {name!r} is not known to this program: its plugin is not loaded here",
+            next="integrator recover, from an environment that has the plugin",
+        ) from None

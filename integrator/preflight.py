@@ -1,0 +1,234 @@
+"""Everything that can be refused before the first write, over the whole request, all of it at once."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+import attrs
+
+from integrator import storage
+from integrator.documents import Parents, context, find_parents
+from integrator.errors import Problem, RequestRefused, ValidationRefused
+from integrator.model import Document
+from integrator.representations import Sources, file_problem, resolve
+from integrator.request import InstanceRequest, PublishRequest
+from integrator.root import Root
+
+#: Blocks that a publish may need beside its files (folders, journal, documents), in bytes.
+_RESERVE = 4 * 1024 * 1024
+#: Files in one folder of resources at most; more is a mistake in the path.
+_MOST_RESOURCES = 100_000
+#: Folders, journal and the like, in files.
+_SPARE = 64
+_UNPRIVILEGED = os.geteuid() != 0
+
+
+@attrs.frozen(kw_only=True)
+class Resource:
+    """One file that goes along with a version."""
+
+    source: str
+    #: Folder in the version directory.
+    folder: str
+    name: str
+
+
+@attrs.frozen(kw_only=True)
+class InstancePlan:
+    """One publish instance with all that could be found out before a number is claimed."""
+
+    publish: PublishRequest
+    request: InstanceRequest
+    sources: tuple[Sources, ...]
+    resources: tuple[Resource, ...]
+    parents: Parents
+
+    def values(self, root: Root, number: int) -> Document:
+        """What fills in the templates for version `number`."""
+        return context(self.publish, self.request, self.parents, number, root.engine.roots)
+
+    @property
+    def lease(self) -> str:
+        """Key of the soft lock: project, hierarchy, asset and subset."""
+        parts = (self.publish.project, self.request.hierarchy, self.request.asset, self.request.subset)
+        return "/".join(part for part in parts if part)
+
+
+def plan_instance(publish: PublishRequest, instance: InstanceRequest, parents: Parents) -> InstancePlan:
+    """A plan without files, for a version that files are added to later."""
+    return InstancePlan(publish=publish, request=instance, sources=(), resources=(), parents=parents)
+
+
+def preflight(root: Root, request: PublishRequest) -> list[InstancePlan]:
+    """What the request means in files. Raises `ValidationRefused` with everything that stands against it."""
+    problems: list[Problem] = []
+    plans: list[InstancePlan] = []
+    for instance in request.instances:
+        plan = _plan(root, request, instance, problems)
+        if plan is not None:
+            plans.append(plan)
+    if not problems:
+        _check_space(_survey(root, plans, problems).values(), problems)
+    if problems:
+        raise ValidationRefused(problems)
+    return plans
+
+
+def _plan(root: Root, request: PublishRequest, instance: InstanceRequest, problems: list[Problem]) -> InstancePlan | None:
+    if instance.amend is not None or instance.hero:
+        raise RequestRefused(
+            [
+                Problem(
+                    "$.instances",
+                    f"{instance.subset}: amending and hero versions are not supported by this version of integrator",
+                )
+            ]
+        )
+    found: list[Sources] = []
+    for representation in instance.representations:
+        sources, wrong = resolve(representation, base=instance.staging_dir, roots=root.engine.roots, policy=root.policy)
+        problems += wrong
+        if sources is not None:
+            found.append(sources)
+    resources = list(_resources(instance, root, problems))
+    parents = find_parents(root.engine.database, request, instance, create=root.settings.create_assets)
+    if isinstance(parents, Problem):
+        problems.append(parents)
+        return None
+    return InstancePlan(publish=request, request=instance, sources=tuple(found), resources=tuple(resources), parents=parents)
+
+
+def _resources(instance: InstanceRequest, root: Root, problems: list[Problem]) -> Iterator[Resource]:
+    """The files of an instance's resources; folders are taken with all they hold, links in them followed to files only."""
+    for resource in instance.resources:
+        for path in resource.files:
+            for name, place in root.engine.roots.items():
+                path = path.replace(f"{{root[{name}]}}", place) if path.startswith("{root[") else path
+            full = path if os.path.isabs(path) or not instance.staging_dir else os.path.join(instance.staging_dir, path)
+            if not os.path.isabs(full):
+                problems.append(Problem(path, "is relative, and the publish instance has no staging_dir"))
+            elif os.path.isdir(full):
+                yield from _tree(full.rstrip("/"), resource.folder, root, problems)
+            else:
+                yield from _resource(full, resource.folder, os.path.basename(full), root, problems)
+
+
+def _tree(path: str, folder: str, root: Root, problems: list[Problem]) -> Iterator[Resource]:
+    above = os.path.dirname(path)
+    count = 0
+    for here, _, names in os.walk(path):
+        inside = os.path.join(folder, os.path.relpath(here, above))
+        for name in sorted(names):
+            count += 1
+            if count > _MOST_RESOURCES:
+                problems.append(Problem(path, f"holds more than {_MOST_RESOURCES} files"))
+                return
+            yield from _resource(os.path.join(here, name), inside, name, root, problems)
+
+
+def _resource(path: str, folder: str, name: str, root: Root, problems: list[Problem]) -> Iterator[Resource]:
+    wrong = [root.policy.component_problem(part) for part in [*folder.split("/"), name]]
+    if any(wrong):
+        problems.append(Problem(path, f"has a name that {next(filter(None, wrong))}"))
+    else:
+        yield Resource(source=path, folder=folder, name=name)
+
+
+# --- looking at the sources -----------------------------------------------------------------------------------------
+
+
+@attrs.define
+class _Need:
+    """What one device must have room for."""
+
+    where: str
+    #: Bytes.
+    size: int = 0
+    files: int = 0
+
+
+def _survey(root: Root, plans: Sequence[InstancePlan], problems: list[Problem]) -> dict[int, _Need]:
+    """Look at every source once; returns what each destination device must have room for."""
+    needs: dict[int, _Need] = {}
+    for plan in plans:
+        where = nearest_folder(root, plan)
+        device = os.stat(where).st_dev
+        need = needs.setdefault(device, _Need(where=where))
+        most = _most_links(where) if root.settings.link_fallback == "refuse" else 1 << 62
+        links: Counter[int] = Counter()
+        for way, path in _files(root, plan):
+            try:
+                status = os.stat(path)
+            except OSError as error:
+                problems.append(Problem(path, file_problem(path, error)))
+                continue
+            wrong = _source_problem(path, status)
+            if way in ("copy", "write") or status.st_dev != device:
+                need.size += status.st_size
+            if way in ("hardlink", "reflink") and status.st_dev != device and root.settings.link_fallback == "refuse":
+                wrong = wrong or f'is on another file system, so no {way} can be made: use copy, or link_fallback = "copy"'
+            if way == "symlink" and not root.settings.symlink_outside and not _inside(root, path):
+                wrong = wrong or "is outside the root, and symbolic links to there are not allowed (symlink_outside)"
+            if way == "hardlink":
+                links[status.st_ino] += 1
+                if links[status.st_ino] + status.st_nlink > most:
+                    wrong = wrong or f"has {status.st_nlink} links, and its file system takes {most} at most"
+            need.files += 1
+            if wrong:
+                problems.append(Problem(path, wrong))
+    return needs
+
+
+def _source_problem(path: str, status: os.stat_result) -> str:
+    if not stat.S_ISREG(status.st_mode) or not status.st_size:
+        return file_problem(path, status)
+    # Root may read everything, and the answer for it would be yes at the price of a call.
+    if _UNPRIVILEGED and not os.access(path, os.R_OK, effective_ids=True):
+        return "cannot be read: permission denied"
+    return ""
+
+
+def _inside(root: Root, path: str) -> bool:
+    real = os.path.realpath(path)
+    return any(real.startswith(place.rstrip("/") + "/") for place in map(os.path.realpath, root.engine.roots.values()))
+
+
+def _files(root: Root, plan: InstancePlan) -> Iterator[tuple[str, str]]:
+    """(transfer, path) of every source of an instance."""
+    for sources in plan.sources:
+        way = sources.representation.transfer or root.settings.transfer
+        for path in sources.paths:
+            yield way, path
+    for resource in plan.resources:
+        yield "copy", resource.source
+
+
+def nearest_folder(root: Root, plan: InstancePlan) -> str:
+    """Absolute path of the folder that the version will stand in, or of its nearest ancestor that exists."""
+    place = root.layout.version_folder(plan.values(root, 1))
+    with root.engine.root(place.root) as fd:
+        missing = storage.missing_folders(place.parent, fd)
+    nearest = missing[0].rpartition("/")[0] if missing else place.parent
+    return os.path.join(root.engine.roots[place.root], nearest)
+
+
+def _most_links(path: str) -> int:
+    try:
+        return os.pathconf(path, "PC_LINK_MAX")
+    except OSError:
+        return 1 << 62
+
+
+def _check_space(needs: Iterable[_Need], problems: list[Problem]) -> None:
+    for need in needs:
+        space = os.statvfs(need.where)
+        free, wanted = space.f_bavail * space.f_frsize, need.size + _RESERVE
+        if need.size and wanted > free:
+            problems.append(Problem(need.where, f"has {free >> 20} MiB free, and this publish needs {wanted >> 20} MiB"))
+        if space.f_files and need.files + _SPARE > space.f_favail:
+            problems.append(
+                Problem(need.where, f"has room for {space.f_favail} more files, and this publish needs {need.files + _SPARE}")
+            )

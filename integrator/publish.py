@@ -1,0 +1,129 @@
+"""The story of a publish, from a request to an answer.
+
+The commit point is one database write: the transaction's document turns from
+`open` to `committed` in the same database transaction as the documents that it
+publishes. Before it everything is undone; after it everything is redone.
+
+So files come first, staged where nobody looks; then one write makes their documents, and with them the version, exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from integrator.database import TRANSACTIONS
+from integrator.documents import Stamp
+from integrator.errors import Conflict
+from integrator.model import Place, new_id
+from integrator.preflight import InstancePlan, preflight
+from integrator.request import PublishRequest, parse_request
+from integrator.results import PublishResult
+from integrator.retry import earlier_answer
+from integrator.root import Root
+from integrator.staging import Progress
+from integrator.transaction import Planner, Transaction
+from integrator.versions import Named, Version, describe, name_files, planner
+
+#: Called as the work goes on with (files done, files in all, bytes done).
+Watch = Callable[[int, int, int], None]
+
+
+def publish(
+    request: PublishRequest | Mapping[str, object] | str | bytes,
+    root: Root,
+    *,
+    wait: float = 0.0,
+    dry_run: bool = False,
+    watch: Watch | None = None,
+) -> PublishResult:
+    """Publish a request, or do nothing at all; durable when it returns.
+
+    `wait` is how many seconds to wait for a busy soft lock. With `dry_run` everything is checked and nothing written.
+    Raises a subclass of `errors.IntegratorError`; its `outcome` says what became of the publish.
+    """
+    # What is wanted, read strictly: every mistake is named, and nothing was touched.
+    request = parse_request(request, root.policy)
+    publish_id = request.publish_id or f"run-{new_id()}"
+    fingerprint = request.fingerprint()
+    while True:
+        # Somebody may have come with this publish id before; then there may be nothing left to do.
+        answer = earlier_answer(root, publish_id, fingerprint, wait=wait)
+        if answer is not None:
+            return answer
+        # Sources, names, space and links are looked at over the whole request before the first write.
+        plans = preflight(root, request)
+        plan = planner(root, plans)
+        if dry_run:
+            return _planned(root, plans, plan)
+        facts = {"purpose": "publish", "publish_id": publish_id, "fingerprint": fingerprint, "project": request.project}
+        try:
+            transaction = Transaction.begin(root.engine, plan, facts, wait=wait)
+        except Conflict as error:
+            if error.collection != TRANSACTIONS:
+                raise
+            continue  # another run of the same publish id was faster: ask again how it stands
+        return _publish(root, request, plans, transaction, Stamp.now(transaction.id, publish_id), watch)
+
+
+def _publish(
+    root: Root,
+    request: PublishRequest,
+    plans: Sequence[InstancePlan],
+    transaction: Transaction,
+    stamp: Stamp,
+    watch: Watch | None,
+) -> PublishResult:
+    """The part that writes; any exception on the way rolls it back."""
+    checksum = request.checksum or root.settings.checksum
+    with transaction:
+        versions: list[tuple[Version, list[Named]]] = []
+        for plan, staging, number in zip(plans, transaction.staging, _numbers(transaction)):
+            assert staging is not None
+            versions.append((Version(root, plan, staging, number, stamp), name_files(root, plan, number)))
+        progress = _progress(transaction, plans, watch)
+        # Every file is brought into its staging directory, hashed on the way.
+        for version, named in versions:
+            for representation in named:
+                version.add(representation, checksum=checksum, progress=progress)
+            version.add_resources(checksum=checksum, progress=progress)
+        # Their documents wait for the verdict.
+        for version, _ in versions:
+            transaction.change(*version.changes())
+        # Verify, make durable, reveal, decide, finish.
+        transaction.commit({"versions": [version.summary() for version, _ in versions]})
+    return PublishResult(
+        transaction=transaction.id,
+        outcome="published",
+        versions=tuple(
+            describe(plan, version.number, version.final_path(), named) for plan, (version, named) in zip(plans, versions)
+        ),
+    )
+
+
+def _numbers(transaction: Transaction) -> list[int]:
+    claims = transaction.document["claims"]
+    return [claims[directory["claim"]][1] for directory in transaction.document["directories"]]
+
+
+def _progress(transaction: Transaction, plans: Sequence[InstancePlan], watch: Watch | None) -> Progress:
+    total = sum(sum(len(sources.paths) for sources in plan.sources) + len(plan.resources) for plan in plans)
+    done = [0, 0]
+
+    def progress(files: int, size: int) -> None:
+        done[0] += files
+        done[1] += size
+        transaction.report_progress(done[0] / total)
+        if watch is not None:
+            watch(done[0], total, done[1])
+
+    return progress
+
+
+def _planned(root: Root, plans: Sequence[InstancePlan], plan: Planner) -> PublishResult:
+    """The answer of a dry run: the numbers that would be next, and the names."""
+    wanted, versions = plan(""), []
+    for instance, directory in zip(plans, wanted.directories):
+        number = wanted.claims[directory.claim][1]
+        folder = root.absolute(Place(root=directory.root, path=directory.final))
+        versions.append(describe(instance, number, folder, name_files(root, instance, number)))
+    return PublishResult(transaction="", outcome="planned", versions=tuple(versions))

@@ -1,0 +1,215 @@
+"""Settling a transaction: undo before the verdict, redo after it.
+
+`undo` and `finish` are run by the owner as well as by whoever takes a transaction over; both can be killed anywhere and
+repeated. Nothing here decides by a local clock or by the absence of a file alone: the database is asked first, and absence is
+believed only below a root that was seen to be the right one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import attrs
+
+from integrator import ledger, operations
+from integrator.database import TRANSACTIONS
+from integrator.engine import Engine
+from integrator.errors import Conflict, DatabaseFailed, IntegratorError, RootMissing, Stuck, Unsettled
+from integrator.evidence import Evidence, evidence_of, no_evidence
+from integrator.journal import JournalDamaged
+from integrator.leases import Held
+from integrator.model import ENDED, Document, Owner, State
+from integrator.operations import Actor
+
+
+@attrs.frozen(kw_only=True)
+class Settled:
+    """How one transaction stands after recovery looked at it."""
+
+    transaction: str
+    #: rolled_back, finished, in_doubt, stuck or alive.
+    outcome: str
+    #: What a person should know, "" if nothing.
+    message: str = ""
+    next: str = ""
+
+
+# --- undo -----------------------------------------------------------------------------------------------------------
+
+
+def undo(engine: Engine, document: Document, evidence: Evidence) -> None:
+    """Undo a transaction whose rollback this actor has won, and release what it held.
+
+    Every step is tried even if another one fails. Raises `Stuck` or `Unsettled` with all errors if something is left to undo.
+    """
+    actor, errors, left = Actor.of(document), list[Exception](), list[str]()
+    with contextlib.ExitStack() as stack:
+        roots = {name: stack.enter_context(engine.root(name)) for name in _roots(document, evidence)}
+        for number, name, arguments, result in reversed(evidence.effects):
+            with _collecting(errors):
+                operations.compensate_effect(engine, actor, number, name, arguments, result)
+        for index, directory in reversed(list(enumerate(ledger.directories(document)))):
+            with _collecting(errors):
+                proof = evidence.proofs[index]
+                left += operations.undo_directory(engine, actor, index, directory, proof, roots[directory.root])
+        for plan in evidence.exchanges:
+            with _collecting(errors):
+                operations.undo_exchange(engine, actor, plan, roots[plan["root"]])
+        with _collecting(errors):
+            folders = [(root, path) for root, path in document["folders"]]
+            operations.remove_folders(engine, [*folders, *evidence.folders], roots)
+    if errors:
+        raise _cannot_undo(document, errors)
+    burn = evidence.revealed and len(document["undoers"]) > 1
+    ledger.rolled_back(engine.database, document, burn=burn, left=left)
+    archive(engine, document["_id"])
+
+
+@contextlib.contextmanager
+def _collecting(errors: list[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        errors.append(error)
+
+
+def _cannot_undo(document: Document, errors: Sequence[Exception]) -> Unsettled:
+    kind = Stuck if any(isinstance(error, Stuck) for error in errors) else Unsettled
+    reasons = "; ".join(str(error) for error in errors)
+    error = kind(f"the rollback is not complete: {reasons}", next=f"integrator recover {document['_id']}")
+    error.__cause__ = errors[0]
+    error.transaction = document["_id"]
+    return error
+
+
+def _roots(document: Document, evidence: Evidence) -> set[str]:
+    return {entry["root"] for entry in [*document["directories"], *evidence.exchanges]} | {
+        root for root, _ in [*document["folders"], *evidence.folders]
+    }
+
+
+# --- finish ---------------------------------------------------------------------------------------------------------
+
+
+def finish(engine: Engine, document: Document, left: Sequence[str] = ()) -> None:
+    """Carry out what the verdict decided, as its present actor; whatever is done already stays done.
+
+    Raises `errors.Conflict` or `operations.Overtaken` if another actor took over, `Stuck`, `OSError`.
+    """
+    actor = Actor.of(document)
+    reports = list(left)
+    with contextlib.ExitStack() as stack:
+        roots = {plan["root"]: stack.enter_context(engine.root(plan["root"])) for plan in _exchanges(document)}
+        for plan in document["finish"]:
+            if plan["kind"] == "exchange":
+                operations.finish_exchange(engine, actor, plan, roots[plan["root"]])
+            elif plan["kind"] == "effect":
+                operations.call_effect(engine, actor, plan["number"], plan["name"], plan["arguments"])
+            elif plan["kind"] == "move" and actor.number != plan["owner"]:
+                reports.append(
+                    f"the sources of {plan['count']} moved files were left where they are: only their owner removes them"
+                )
+    ledger.finished(engine.database, document, (), reports)
+    archive(engine, document["_id"])
+
+
+def _exchanges(document: Document) -> list[Document]:
+    return list({plan["root"]: plan for plan in document["finish"] if plan["kind"] == "exchange"}.values())
+
+
+def archive(engine: Engine, transaction: str) -> None:
+    # The document has ended: a journal that stays behind is archived by the next recovery.
+    with contextlib.suppress(OSError):
+        engine.journals.archive(transaction)
+
+
+# --- settling what somebody left ------------------------------------------------------------------------------------
+
+
+def settle(engine: Engine, transaction: str, *, same_publish: bool = False, journal: bool = True) -> Settled:
+    """Settle one transaction if its owner is gone; every error becomes the outcome.
+
+    `same_publish` says that the caller retries the same publish id, whose scheduler knows the first attempt to be over. Without
+    `journal` its journal is not believed: only what the document names is undone.
+    """
+    document = engine.database.read(TRANSACTIONS, transaction)
+    if document is None or State(document["state"]) in ENDED:
+        archive(engine, transaction)
+        outcome = "finished" if document and document["state"] == State.FINISHED.value else "rolled_back"
+        return Settled(transaction=transaction, outcome=outcome)
+    rows = ledger.lease_rows(engine.database, document)
+    owner = None if document.get("stuck") else Owner(**document["owner"])
+    if not engine.watcher.gone(rows, owner, engine.database.now(), same_publish=same_publish):
+        return Settled(transaction=transaction, outcome="alive", message=f"{owner} is at work on it")
+    try:
+        return _settle_dead(engine, document, rows, journal)
+    except (Conflict, Held, operations.Overtaken):
+        return Settled(transaction=transaction, outcome="alive", message="somebody else is settling it")
+    except Stuck as error:
+        return _stuck(engine, transaction, error)
+    except (IntegratorError, OSError) as error:
+        outcome = "in_doubt" if isinstance(error, (RootMissing, DatabaseFailed)) else "stuck"
+        following = getattr(error, "next", "") or f"integrator recover {transaction}"
+        return Settled(transaction=transaction, outcome=outcome, message=str(error), next=following)
+
+
+def _settle_dead(engine: Engine, document: Document, rows: Sequence[Document], journal: bool) -> Settled:
+    with contextlib.ExitStack() as stack:  # a root that is not mounted settles nothing, not even a take-over
+        for name in {directory["root"] for directory in document["directories"]}:
+            stack.enter_context(engine.root(name))
+    evidence = None
+    if document["state"] != State.COMMITTED.value:
+        evidence = evidence_of(engine, document) if journal else no_evidence(document)
+    document = ledger.take_over(engine.database, document, rows, engine.owner, engine.settings.lease)
+    engine.renewal.hold(document["_id"], document["actor"], document["leases"])
+    try:
+        if evidence is None:
+            finish(engine, document)
+            return Settled(transaction=document["_id"], outcome="finished")
+        undo(engine, document, evidence)
+        return Settled(transaction=document["_id"], outcome="rolled_back")
+    finally:
+        engine.renewal.drop(document["_id"])
+
+
+def _stuck(engine: Engine, transaction: str, error: Stuck) -> Settled:
+    document = engine.database.read(TRANSACTIONS, transaction)
+    if document is not None:
+        with contextlib.suppress(IntegratorError):
+            ledger.mark_stuck(engine.database, document, str(error))
+    following = error.next or f"integrator show {transaction}"
+    return Settled(transaction=transaction, outcome="stuck", message=str(error), next=following)
+
+
+def roll_back(engine: Engine, transaction: str) -> Settled:
+    """Roll back an open or stuck transaction whose owner is gone, on the word of the database alone if its journal is damaged.
+
+    Then only its staging directories are removed; what stands at a final path stays.
+    """
+    document = engine.database.read(TRANSACTIONS, transaction)
+    if document is None or document["state"] not in (State.OPEN.value, State.ROLLING_BACK.value):
+        state = document["state"] if document else "unknown"
+        return Settled(transaction=transaction, outcome="alive", message=f"it is {state}; only an open one can be rolled back")
+    try:
+        evidence_of(engine, document)
+    except JournalDamaged:
+        return settle(engine, transaction, journal=False)
+    return settle(engine, transaction)
+
+
+def recover(engine: Engine) -> list[Settled]:
+    """Settle everything whose owner is gone, and archive the journals of what has ended."""
+    settled = []
+    for document in ledger.unsettled(engine.database):
+        stuck = document.get("stuck")
+        if stuck:  # it will not go on by itself; `recover TXID` tries it again
+            following = f"integrator recover {document['_id']}"
+            settled.append(Settled(transaction=document["_id"], outcome="stuck", message=stuck["reason"], next=following))
+        else:
+            settled.append(settle(engine, document["_id"]))
+    for transaction in engine.journals.unfinished():
+        known = engine.database.read(TRANSACTIONS, transaction)
+        if known is not None and State(known["state"]) in ENDED:
+            archive(engine, transaction)
+    return settled

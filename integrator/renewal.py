@@ -1,0 +1,157 @@
+"""Renews leases from a small child process.
+
+A host's exporter can hold Python's interpreter lock for minutes, so the owner of a transaction does not renew by itself. One
+child for each process and publish root does it: it reads what to hold from a pipe, renews at the interval of the settings, and
+ends when the pipe ends, that is, when its parent does. It does not renew for a parent that is stopped (SIGSTOP, a debugger).
+Until the first renewal is due the child imports nothing, so that a short publish pays a few milliseconds on another core.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+from integrator.settings import LeaseTimes
+
+_CHILD: Final = """
+import os, select, sys, time
+said, end = b"", time.monotonic() + float(sys.argv[1])
+while time.monotonic() < end:
+    if select.select([0], [], [], max(0.0, end - time.monotonic()))[0]:
+        more = os.read(0, 65536)
+        if not more: sys.exit()
+        said += more
+sys.path[:] = sys.argv[5:]
+from integrator.renewal import serve
+serve(said, float(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+"""
+
+
+class Renewal:
+    """The parent's end. Starts its child with the first transaction."""
+
+    def __init__(self, url: str, times: LeaseTimes) -> None:
+        self._url = url
+        self._times = times
+        self._child: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+
+    def hold(self, transaction: str, actor: int, tokens: Mapping[str, int]) -> None:
+        """Keep these leases renewed from now on."""
+        if self._url:
+            self._say({"transaction": transaction, "actor": actor, "tokens": dict(tokens)})
+
+    def progress(self, transaction: str, share: float) -> None:
+        """Tell others how far a transaction is (0 to 1); they see it after the next renewal."""
+        if self._child is not None:
+            self._say({"transaction": transaction, "progress": round(share, 3)})
+
+    def drop(self, transaction: str) -> None:
+        """Stop renewing for a transaction."""
+        if self._child is not None:
+            self._say({"transaction": transaction, "drop": True})
+
+    def close(self) -> None:
+        """End the child."""
+        with self._lock:
+            child, self._child = self._child, None
+        if child is not None and child.stdin is not None:
+            with contextlib.suppress(OSError):
+                child.stdin.close()
+            child.wait()
+
+    def _say(self, message: Mapping[str, Any]) -> None:
+        # Renewal saves work, safety is confirm and verdict: a child that cannot be started or has died is no error.
+        with self._lock, contextlib.suppress(OSError):
+            if self._child is None:
+                self._child = self._start()
+            if self._child.stdin is not None:
+                self._child.stdin.write(json.dumps(message).encode() + b"\n")
+                self._child.stdin.flush()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        times = [str(self._times.renew), str(self._times.takeover)]
+        command = [_interpreter(), "-I", "-S", "-c", _CHILD, *times, str(os.getpid()), self._url, *sys.path]
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+
+
+def _interpreter() -> str:
+    """A Python to run: in a host, `sys.executable` is the host itself."""
+    if "python" in os.path.basename(sys.executable).lower():
+        return sys.executable
+    return os.path.join(sys.exec_prefix, "bin", "python3")
+
+
+# --- the child's end ------------------------------------------------------------------------------------------------
+
+
+def serve(said: bytes, interval: float, takeover: float, parent: int, url: str) -> None:
+    """Renew until the pipe on standard input ends. `said` is what the parent wrote so far."""
+    held: dict[str, dict[str, Any]] = {}
+    while True:
+        *lines, said = said.split(b"\n")
+        for line in lines:
+            _note(held, json.loads(line))
+        if os.getppid() != parent:
+            return
+        if held and not _stopped(parent):
+            _renew_all(held, url, LeaseTimes(renew=interval, takeover=takeover))
+        end = time.monotonic() + interval
+        while time.monotonic() < end:
+            if select.select([0], [], [], max(0.0, end - time.monotonic()))[0]:
+                more = os.read(0, 65536)
+                if not more:
+                    return
+                said += more
+
+
+def _note(held: dict[str, dict[str, Any]], message: dict[str, Any]) -> None:
+    transaction = message["transaction"]
+    if message.get("drop"):
+        held.pop(transaction, None)
+    elif "tokens" in message:
+        held[transaction] = message
+    elif transaction in held:
+        held[transaction]["progress"] = message["progress"]
+
+
+def _renew_all(held: dict[str, dict[str, Any]], url: str, times: LeaseTimes) -> None:
+    from integrator.database import TRANSACTIONS, Update, connect
+    from integrator.errors import Conflict, IntegratorError
+    from integrator.leases import renew
+
+    with contextlib.suppress(IntegratorError):  # the database cannot be asked now: next time
+        database = connect(url)
+        try:
+            for transaction, message in list(held.items()):
+                try:
+                    renew(database, transaction, message["tokens"], times)
+                    if "progress" in message:
+                        still = {"state": "open", "actor": message["actor"]}
+                        share = {"progress": message["progress"]}
+                        database.commit([Update(collection=TRANSACTIONS, id=transaction, expect=still, set=share)])
+                except Conflict:
+                    del held[transaction]  # lost, broken or ended
+        finally:
+            database.close()
+
+
+def _stopped(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
+    except OSError:
+        return False
+
+
+__all__ = ["Renewal", "serve"]

@@ -1,0 +1,229 @@
+"""Publish roots: made once, opened by every program that publishes, recovers or reads."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+from collections.abc import Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final
+
+from integrator import settings as settings_module
+from integrator import storage
+from integrator.database import PROJECT, connect
+from integrator.engine import MARKER, Effect, Engine
+from integrator.errors import NotARoot, Problem, RootRefused, SettingsRefused, UsageError
+from integrator.journal import Journals
+from integrator.layout import Layout, NamePolicy, prove_distinct
+from integrator.leases import Watcher, this_process
+from integrator.model import Document, Place, new_id
+from integrator.renewal import Renewal
+from integrator.settings import Settings
+from integrator.storage import Storage
+
+if TYPE_CHECKING:
+    from integrator.assembly import Assembly
+
+#: Folder of the engine in a root.
+STATE: Final = ".integrator"
+_CONFIG: Final = "config.toml"
+_DATABASE: Final = "publish.sqlite3"
+_FOLDERS: Final = ("journal", "history")
+_TEMPLATES: Final = ("folder", "file", "hero_folder", "hero_file")
+
+
+class Root:
+    """An open publish root. Close it, or use it in a `with` block."""
+
+    def __init__(self, path: str, engine: Engine, executor: Executor | None) -> None:
+        self.path = path
+        self.engine = engine
+        self._executor = executor
+        self.settings = engine.settings
+        self.policy = NamePolicy(pattern=engine.settings.name_pattern)
+        self.layout = _layout(engine.settings, self.policy, path)
+
+    def __enter__(self) -> Root:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the database and of the child that renews leases."""
+        self.engine.renewal.close()
+        self.engine.database.close()
+        if self._executor is not None:
+            self._executor.shutdown()
+
+    def absolute(self, place: Place) -> str:
+        """The absolute path of a place."""
+        return os.path.join(self.engine.roots[place.root], place.path)
+
+    def register_effect(self, name: str, effect: Effect) -> None:
+        """Make an effect in an outside system known; recovery needs it under the same name."""
+        self.engine.effects[name] = effect
+
+    def documents(self, project: str, where: Mapping[str, Any], **options: Any) -> list[Document]:
+        """Documents of a project as the database has them, ids and dates in extended JSON; options as in `Database.find`."""
+        return self.engine.database.find(PROJECT + project, where, **options)
+
+    def begin(self, *, project: str, publish_id: str | None = None, wait: float = 0.0, **facts: Any) -> Assembly:
+        """A publish to add versions to, one by one, in a `with` block; leaving it commits. See `assembly.Assembly`."""
+        from integrator.assembly import Assembly
+
+        return Assembly.begin(self, project=project, publish_id=publish_id, wait=wait, **facts)
+
+
+def create_root(path: str, *, database: str = "", templates: Mapping[str, str] | None = None) -> Root:
+    """Make a publish root at `path` (its folder may exist) and open it; an existing root is opened as it is.
+
+    Raises `UsageError`, `SettingsRefused`, `TemplateRefused`, `OSError`.
+    """
+    path = os.path.abspath(path)
+    if os.path.exists(os.path.join(path, STATE, _CONFIG)):
+        if database or templates:
+            raise UsageError(f"{path} is a publish root already; change {os.path.join(path, STATE, _CONFIG)} instead")
+        root = open_root(path)
+        _mark_roots(root.engine)
+        return root
+    root_id = new_id()
+    text = _config(root_id, database, templates or {})
+    settings = settings_module.load(text, os.path.join(path, STATE, _CONFIG))
+    _layout(settings, NamePolicy(pattern=settings.name_pattern), path)  # refused before anything is made
+    writer = Storage()
+    os.makedirs(path, exist_ok=True)
+    fd = storage.open_root(path)
+    try:
+        for name in _FOLDERS:
+            os.close(writer.make_folders(f"{STATE}/{name}", settings.folder_mode, fd))
+        with storage.folder(STATE, fd) as state:
+            marker = MARKER.rpartition("/")[2]
+            writer.write_file(marker, root_id.encode() + b"\n", 0o644, state)
+            connect(_url(settings, path)).close()
+            # The configuration comes last and makes it a root: an `init` that was killed can be run again.
+            writer.write_file(_CONFIG, text, 0o664, state)
+            writer.sync(state)
+        writer.sync(fd)
+    finally:
+        os.close(fd)
+    return open_root(path)
+
+
+def _mark_roots(engine: Engine) -> None:
+    """Mark named roots that have no marker. Only `init` does: elsewhere a missing marker means a missing mount."""
+    folder, _, name = MARKER.rpartition("/")
+    for path in engine.roots.values():
+        fd = storage.open_root(path)
+        try:
+            at = engine.storage.make_folders(folder, engine.settings.folder_mode, fd)
+            with contextlib.suppress(FileExistsError):
+                engine.storage.write_file(name, engine.root_id.encode() + b"\n", 0o644, at)
+            os.close(at)
+        finally:
+            os.close(fd)
+
+
+def open_root(path: str, *, executor: Executor | None = None, application: str = "") -> Root:
+    """Open the publish root at `path`.
+
+    `executor` runs the copying (any `concurrent.futures.Executor`, not closed here); by default threads of this process.
+    Raises `NotARoot`, `RootRefused`, `SettingsRefused`, `TemplateRefused`, `DatabaseFailed`, `NewerDatabase`.
+    """
+    path = os.path.abspath(path)
+    state = os.path.join(path, STATE)
+    config = os.path.join(state, _CONFIG)
+    try:
+        fd = storage.open_root(state)
+        try:
+            text = storage.read_file(_CONFIG, fd, 1 << 20)
+            _check_trust(path, fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise NotARoot(f"{path} is not a publish root ({config}: {error.strerror})", next=f"integrator init {path}") from error
+    settings = settings_module.load(text, config)
+    if not settings.root_id:
+        raise SettingsRefused([Problem(f"{config}:1", "root_id is missing")])
+    url = _url(settings, path)
+    own = None if executor is not None or settings.workers == 1 else ThreadPoolExecutor(settings.workers)
+    writer = Storage()
+    engine = Engine(
+        storage=writer,
+        database=connect(url),
+        journals=Journals(writer, state),
+        roots={"work": path, **settings.roots},
+        root_id=settings.root_id,
+        settings=settings,
+        renewal=Renewal(url, settings.lease),
+        owner=this_process(application),
+        watcher=Watcher(settings.lease),
+        executor=executor or own,
+    )
+    return Root(path, engine, own)
+
+
+def find_root(start: str = "") -> str:
+    """The publish root to work with: ``$INTEGRATOR_ROOT``, else the nearest parent of `start` that has ``.integrator/``.
+
+    Raises `NotARoot`.
+    """
+    named = os.environ.get("INTEGRATOR_ROOT")
+    if named:
+        return named
+    here = folder = os.path.abspath(start or os.getcwd())
+    while not os.path.exists(os.path.join(folder, STATE, _CONFIG)):
+        parent = os.path.dirname(folder)
+        if parent == folder:
+            raise NotARoot(
+                f"neither {here} nor any folder above it is a publish root",
+                next="integrator init ROOT, or name one with --root DIR",
+            )
+        folder = parent
+    return folder
+
+
+def _layout(settings: Settings, policy: NamePolicy, path: str) -> Layout:
+    texts = dict(settings.templates)
+    given = {name: texts.pop(name) for name in _TEMPLATES if name in texts}
+    layout = Layout(**given, links=texts, policy=policy)
+    prove_distinct(layout)
+    return layout
+
+
+def _config(root_id: str, database: str, templates: Mapping[str, str]) -> bytes:
+    # A JSON string is a TOML string, as long as it has no lone surrogates.
+    lines = ["# Settings of this publish root. Credentials never belong here.", "format = 1", f'root_id = "{root_id}"']
+    if database:
+        lines.append(f"database = {json.dumps(database)}")
+    if templates:
+        lines += ["", "[templates]", *(f"{json.dumps(name)} = {json.dumps(text)}" for name, text in templates.items())]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _url(settings: Settings, path: str) -> str:
+    return settings.database or "sqlite://" + os.path.join(path, STATE, _DATABASE)
+
+
+def _check_trust(path: str, state_fd: int) -> None:
+    """Refuse folders of the engine that strangers own or can write. Raises `RootRefused`."""
+    root = os.stat(path)
+    trusted = {0, os.geteuid(), root.st_uid}
+    with contextlib.ExitStack() as stack:
+        opened = {
+            STATE: state_fd,
+            **{f"{STATE}/{name}": stack.enter_context(storage.folder(name, state_fd)) for name in _FOLDERS},
+        }
+        for name, fd in opened.items():
+            status = os.fstat(fd)
+            where = os.path.join(path, name)
+            if status.st_mode & stat.S_IWOTH:
+                raise RootRefused(f"anybody can write to {where}, so nothing in it can be trusted", next=f"chmod o-w {where}")
+            if status.st_uid not in trusted and status.st_gid != root.st_gid:
+                raise RootRefused(
+                    f"{where} belongs to a stranger (user {status.st_uid}), so nothing in it can be trusted",
+                    next=f"chown --reference={path} {where}",
+                )

@@ -1,0 +1,193 @@
+"""Settings of a publish root: defaults, the root's ``config.toml``, the user's, and the environment.
+
+Later ones override earlier ones: defaults, ``<root>/.integrator/config.toml``, the user's ``config.toml`` (where `platformdirs`
+says), ``INTEGRATOR_DATABASE``. All mistakes of a file are reported at once, each with file and line.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import attrs
+
+from integrator.errors import Problem, SettingsRefused
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_TRANSFERS: Final = ("copy", "hardlink", "reflink", "symlink", "move")
+DAY: Final = 86400.0
+
+
+@attrs.frozen(kw_only=True)
+class LeaseTimes:
+    """Times of the soft locks, in seconds."""
+
+    #: Between two renewals.
+    renew: float = 20.0
+    #: Silence after which anybody may take a transaction over.
+    takeover: float = 900.0
+    #: Silence after which a retry of the same publish id may.
+    takeover_same_publish: float = 60.0
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """Everything that can be configured."""
+
+    #: Format of the configuration file.
+    format: int = 1
+    #: Id of the publish root, made by `init`; the marker file in each root carries it too.
+    root_id: str = ""
+    #: Database URL; "" is the embedded database in the state folder.
+    database: str = ""
+    #: Other named roots beside `work`: name to absolute path.
+    roots: Mapping[str, str] = attrs.field(factory=dict)
+    #: Path templates that differ from the defaults: folder, file, hero_folder, hero_file, or a link such as `version_padding`.
+    templates: Mapping[str, str] = attrs.field(factory=dict)
+    #: Regular expression for every name that reaches a path.
+    name_pattern: str = r"^[a-zA-Z0-9_.-]+$"
+    #: How files are brought in unless the request says so.
+    transfer: str = "copy"
+    #: none, copied or all.
+    checksum: str = "copied"
+    #: What a hard link or reflink becomes where the file system refuses it: refuse or copy.
+    link_fallback: str = "refuse"
+    #: Whether symbolic links may point outside the roots.
+    symlink_outside: bool = False
+    #: Mode of published files and folders.
+    file_mode: int = 0o664
+    folder_mode: int = 0o2775
+    #: Whether copies keep the modification time of their source.
+    keep_times: bool = True
+    #: Whether an asset that has no document is made: True where this root is the home of the assets.
+    create_assets: bool = True
+    #: Threads that copy and link.
+    workers: int = 2
+    #: Seconds that ended leftovers, trash and burnt numbers are kept.
+    keep: float = 7 * DAY
+    lease: LeaseTimes = attrs.field(factory=LeaseTimes)
+
+
+def _is(*types: type) -> Callable[[Any], str]:
+    names = " or ".join({str: "text", int: "a whole number", float: "a number", bool: "true or false"}[t] for t in types)
+    return lambda value: "" if type(value) in types else f"must be {names}"
+
+
+def _one_of(*choices: str) -> Callable[[Any], str]:
+    return lambda value: "" if value in choices else f"must be one of {', '.join(choices)}"
+
+
+def _seconds(value: Any) -> str:
+    return "" if type(value) in (int, float) and 0 < value < 10 * 365 * DAY else "must be a number of seconds above 0"
+
+
+def _mode(value: Any) -> str:
+    # TOML writes octal as 0o664.
+    return "" if type(value) is int and 0o400 <= value <= 0o3777 else "must be a mode such as 0o664"
+
+
+def _pattern(value: Any) -> str:
+    try:
+        re.compile(value)
+    except (TypeError, re.error) as error:
+        return f"is not a regular expression: {error}"
+    return ""
+
+
+def _text_table(value: Any) -> str:
+    good = isinstance(value, dict) and all(isinstance(inner, str) for inner in value.values())
+    return "" if good else "must be a table of texts"
+
+
+def _root_table(value: Any) -> str:
+    if _text_table(value):
+        return _text_table(value)
+    relative = [name for name, path in value.items() if not os.path.isabs(path)]
+    return f"must be absolute paths: {', '.join(relative)}" if relative else ""
+
+
+def _workers(value: Any) -> str:
+    return "" if type(value) is int and 1 <= value <= 64 else "must be a whole number from 1 to 64"
+
+
+_RULES: Final[Mapping[str, Callable[[Any], str]]] = {
+    "format": lambda value: "" if value == 1 else "is a format that this program does not know",
+    "root_id": _is(str),
+    "database": _is(str),
+    "roots": _root_table,
+    "templates": _text_table,
+    "name_pattern": _pattern,
+    "transfer": _one_of(*_TRANSFERS),
+    "checksum": _one_of("none", "copied", "all"),
+    "link_fallback": _one_of("refuse", "copy"),
+    "symlink_outside": _is(bool),
+    "file_mode": _mode,
+    "folder_mode": _mode,
+    "keep_times": _is(bool),
+    "create_assets": _is(bool),
+    "workers": _workers,
+    "keep": _seconds,
+    "lease.renew": _seconds,
+    "lease.takeover": _seconds,
+    "lease.takeover_same_publish": _seconds,
+}
+
+
+def load(config: bytes, path: str) -> Settings:
+    """Settings of a root from the content of its ``config.toml`` and from user and environment.
+
+    Raises `SettingsRefused` with every mistake.
+    """
+    values = _read(config, path)
+    user = user_file()
+    if os.path.exists(user):
+        with open(user, "rb") as file:
+            values.update(_read(file.read(), user))
+    if os.environ.get("INTEGRATOR_DATABASE"):
+        values["database"] = os.environ["INTEGRATOR_DATABASE"]
+    times = {name.removeprefix("lease."): values.pop(name) for name in list(values) if name.startswith("lease.")}
+    return Settings(lease=LeaseTimes(**times), **values)
+
+
+def user_file() -> str:
+    """Path of the user's own configuration."""
+    import platformdirs
+
+    return os.path.join(platformdirs.user_config_dir("integrator", appauthor=False), "config.toml")
+
+
+def _read(config: bytes, path: str) -> dict[str, Any]:
+    """The values of one file, flat (`lease.renew`). Raises `SettingsRefused`."""
+    try:
+        text = config.decode()
+        table = tomllib.loads(text)
+    except ValueError as error:  # TOMLDecodeError names the line
+        raise SettingsRefused([Problem(path, str(error))]) from error
+    flat: dict[str, Any] = {}
+    for name, value in table.items():
+        if name == "lease" and isinstance(value, dict):
+            flat.update({f"lease.{inner}": part for inner, part in value.items()})
+        else:
+            flat[name] = value
+    problems = []
+    for name, value in flat.items():
+        what = _RULES[name](value) if name in _RULES else "is not a setting"
+        if what:
+            problems.append(Problem(f"{path}:{_line(text, name)}", f"{name} {what}"))
+    if problems:
+        raise SettingsRefused(problems)
+    return flat
+
+
+def _line(text: str, name: str) -> int:
+    """Line of a key, 1-based; of its table if the key itself is not found."""
+    last = re.escape(name.rpartition(".")[2])
+    found = re.search(rf"^\s*(\[\s*)?[\"']?{last}[\"']?\s*(=|\])", text, re.MULTILINE)
+    return text.count("\n", 0, found.start() + len(found.group()) - 1) + 1 if found else 1

@@ -1,0 +1,361 @@
+"""A staging directory: where the files of one directory wait, out of everybody's sight, for the reveal.
+
+It is made by one exclusive `mkdir`, never repeated, and everything in it is relative to its descriptor: whoever renames the
+directory away takes the writer along, and the writer can never reach what has the name next.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
+from itertools import islice
+from threading import Event
+from typing import Final
+
+import attrs
+
+from integrator import storage, transfer
+from integrator.engine import Engine
+from integrator.errors import StagingChanged, StorageFailed, UsageError
+from integrator.journal import Journal
+from integrator.journal.format import Staged, Unstaged
+from integrator.model import Directory, Identity
+from integrator.transfer import Check, Chunk, Facts, Policy
+
+#: Fewer files than this are made durable one by one, more of them by one `syncfs`.
+FEW: Final = 8
+
+#: Called with the number of files and bytes that were staged since the last call.
+Progress = Callable[[int, int], None]
+
+
+@attrs.define
+class _Group:
+    """Files of one folder that were staged in one way; parallel lists."""
+
+    folder: str
+    transfer: str
+    names: list[str]
+    sources: list[str]
+    facts: Facts
+
+
+class StagingDirectory:
+    """One directory of an open transaction. Made by `Transaction`, never alone."""
+
+    def __init__(self, engine: Engine, directory: Directory, index: int, journal: Journal, root_fd: int) -> None:
+        self._engine = engine
+        self._journal = journal
+        self.directory = directory
+        self.index = index
+        self._groups: list[_Group] = []
+        self._folders: dict[str, tuple[int, int]] = {}
+        self.stop = Event()
+        mode = engine.settings.folder_mode
+        #: Descriptor of the parent, open since before the first write: `syncfs` on it reports every write-back error since.
+        self.parent_fd = engine.storage.make_folders(directory.parent, mode, root_fd)
+        try:
+            os.close(engine.storage.make_folders(directory.private, mode, root_fd))
+            name = directory.staging.rpartition("/")[2]
+            engine.storage.make_folder(name, mode, self.parent_fd)
+            self.fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.parent_fd)
+        except BaseException:
+            os.close(self.parent_fd)
+            raise
+        self._folders[""] = _device_and_inode(self.fd)
+
+    @property
+    def path(self) -> str:
+        """Absolute path of the staging directory, for extractors that write straight into it."""
+        return os.path.join(self._engine.roots[self.directory.root], self.directory.staging)
+
+    @property
+    def final_path(self) -> str:
+        """Absolute path that the directory will have."""
+        return os.path.join(self._engine.roots[self.directory.root], self.directory.final)
+
+    @property
+    def count(self) -> int:
+        """Number of staged files."""
+        return sum(len(group.names) for group in self._groups)
+
+    def names(self) -> Iterator[str]:
+        """Paths of all staged files, relative to the directory."""
+        for group in self._groups:
+            yield from (f"{group.folder}/{name}" for name in group.names) if group.folder else group.names
+
+    # --- bringing files in ----------------------------------------------------------------------------------------
+
+    def transfer(
+        self, sources: Sequence[str], names: Sequence[str], policy: Policy, *, folder: str = "", progress: Progress | None = None
+    ) -> Facts:
+        """Stage `sources` (absolute paths) as `names` in a folder of this directory; returns their facts in order.
+
+        Raises `StorageFailed`, `SourceChanged`, `StagingChanged`. Nothing is half recorded: a chunk is, or is not.
+        """
+        self._folder(folder)
+        chunks = [
+            Chunk(
+                folder=self._folder_path(folder),
+                identity=self._folders[folder],
+                sources=sources[start:end],
+                names=names[start:end],
+                policy=policy,
+            )
+            for start, end in _cuts(len(names))
+        ]
+        group = _Group(folder, policy.transfer, list(names), list(sources), Facts())
+        results: dict[int, Facts] = {}
+        for number, facts in self._run([(transfer.stage, (self._engine.storage, chunk)) for chunk in chunks]):
+            results[number] = facts
+            self._record(folder, chunks[number].names, chunks[number].sources, policy.transfer, facts)
+            if progress is not None:
+                progress(len(facts.sizes), sum(facts.sizes))
+        for number in range(len(chunks)):
+            _append(group.facts, results[number])
+        self._groups.append(group)
+        return group.facts
+
+    def write(self, name: str, content: bytes, *, checksum: bool = True, folder: str = "") -> Facts:
+        """Stage a file with this content."""
+        at = self._open(folder)
+        try:
+            fd = self._engine.storage.create(name, self._engine.settings.file_mode, at)
+            try:
+                self._engine.storage.write_all(fd, content)
+                self._engine.storage.set_mode(fd, self._engine.settings.file_mode)
+                made = os.fstat(fd)
+            finally:
+                self._engine.storage.close(fd)
+        except OSError as error:
+            raise StorageFailed("write", name, error) from error
+        finally:
+            os.close(at)
+        import xxhash
+
+        facts = Facts()
+        facts.add(made.st_size, made.st_ino, made, xxhash.xxh3_128_hexdigest(content) if checksum else "")
+        return self._made(folder, "write", name, facts)
+
+    def adopt(self, name: str, *, checksum: bool = False) -> Facts:
+        """Take up a file that somebody wrote straight into this directory (`name` may have folders).
+
+        Raises `StagingChanged` if it is not there, empty, or no regular file.
+        """
+        folder, _, base = name.rpartition("/")
+        try:
+            at = storage.open_folder(folder, self.fd)
+            try:
+                status = os.stat(base, dir_fd=at, follow_symlinks=False)
+                if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
+                    raise StagingChanged(f"{name} in {self.path} is empty or not a regular file")
+                self._folders[folder] = _device_and_inode(at)
+                digest = ""
+                if checksum:
+                    fd = os.open(base, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+                    try:
+                        digest = transfer.checksum_of(fd)
+                    finally:
+                        os.close(fd)
+            finally:
+                os.close(at)
+        except OSError as error:
+            raise StagingChanged(f"{name} was not written into {self.path} ({error.strerror})") from error
+        facts = Facts()
+        facts.add(status.st_size, status.st_ino, status, digest)
+        return self._made(folder, "adopt", base, facts)
+
+    def _made(self, folder: str, way: str, name: str, facts: Facts) -> Facts:
+        self._groups.append(_Group(folder, way, [name], [], facts))
+        self._record(folder, [name], [], way, facts)
+        return facts
+
+    def _record(self, folder: str, names: Sequence[str], sources: Sequence[str], way: str, facts: Facts) -> None:
+        self._journal.write(
+            Staged(
+                directory=self.index,
+                names=[f"{folder}/{name}" for name in names] if folder else list(names),
+                sizes=facts.sizes.tolist(),
+                inodes=facts.inodes.tolist(),
+                transfer=way,
+                sources=list(sources),
+                source_times=facts.source_times.tolist() if sources else [],
+                checksums=facts.checksums,
+            )
+        )
+
+    def _folder(self, folder: str) -> None:
+        """Make a folder inside the staging directory if it is not there."""
+        if folder not in self._folders:
+            try:
+                fd = self._engine.storage.make_folders(folder, self._engine.settings.folder_mode, self.fd)
+            except OSError as error:
+                raise StorageFailed("make the folder", folder, error) from error
+            self._folders[folder] = _device_and_inode(fd)
+            os.close(fd)
+
+    def _open(self, folder: str) -> int:
+        self._folder(folder)
+        return storage.open_folder(folder, self.fd)
+
+    def _folder_path(self, folder: str) -> str:
+        return os.path.join(self.path, folder) if folder else self.path
+
+    def _run(self, calls: Sequence[tuple[Callable[..., Facts], tuple[object, ...]]]) -> Iterator[tuple[int, Facts]]:
+        """Run calls on the executor, as they end; on any error none goes on when this returns."""
+        executor = self._engine.executor
+        if executor is None or len(calls) == 1:
+            for number, (function, arguments) in enumerate(calls):
+                yield number, function(*arguments, self.stop)
+            return
+        yield from _run_on(executor, calls, self.stop if isinstance(executor, ThreadPoolExecutor) else None, self.stop)
+
+    # --- taking back ----------------------------------------------------------------------------------------------
+
+    def position(self) -> int:
+        """A savepoint: the number of groups staged so far."""
+        return len(self._groups)
+
+    def take_back(self, position: int) -> None:
+        """Remove what was staged since `position`. Safe when overtaken: all names are below our own descriptor."""
+        for group in self._groups[position:]:
+            at = storage.open_folder(group.folder, self.fd)
+            try:
+                for name in group.names:
+                    self._engine.storage.remove_tree(name, at)
+            finally:
+                os.close(at)
+            self._journal.write(Unstaged(directory=self.index, names=list(group.names)))
+        del self._groups[position:]
+
+    # --- prepare --------------------------------------------------------------------------------------------------
+
+    def verify(self) -> None:
+        """Everything that was staged is there as recorded, nothing else is, and the sources are as they were read."""
+        checks = [
+            Check(
+                folder=self._folder_path(group.folder),
+                identity=self._folders[group.folder],
+                names=group.names[start:end],
+                sizes=group.facts.sizes[start:end],
+                inodes=group.facts.inodes[start:end],
+                sources=group.sources[start:end],
+                source_times=group.facts.source_times[start:end],
+                source_inodes=group.facts.source_inodes[start:end],
+            )
+            for group in self._groups
+            for start, end in _cuts(len(group.names), 4096)
+        ]
+        for _ in self._run([(_verify, (check,)) for check in checks]):
+            pass
+        found = sum(1 for _ in _files_below(self.fd))
+        if found != self.count:
+            known = set(self.names())
+            extra = sorted(islice((name for name in _files_below(self.fd) if name not in known), 5))
+            raise StagingChanged(
+                f"{self.path} holds {found} files, {self.count} are registered; not registered: {', '.join(extra) or 'none'}"
+            )
+
+    def sync_files(self) -> None:
+        """Make files and folders durable one by one; for few of them that is cheaper than `syncfs`."""
+        for group in self._groups:
+            at = storage.open_folder(group.folder, self.fd)
+            try:
+                for name in group.names:
+                    if group.transfer != "symlink":
+                        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+                        try:
+                            self._engine.storage.sync(fd)
+                        finally:
+                            os.close(fd)
+            finally:
+                os.close(at)
+        for folder in sorted(self._folders, reverse=True):
+            with storage.folder(folder, self.fd) as at:
+                self._engine.storage.sync(at)
+
+    def identity(self) -> Identity:
+        """What tells this directory from all others."""
+        found = storage.identity("", self.fd)
+        assert found is not None
+        return found
+
+    def moved_sources(self) -> Iterator[tuple[str, int, int, int]]:
+        """(path, size, time in ns, inode or 0) of every source that is to be removed after the verdict."""
+        for group in self._groups:
+            if group.transfer == "move":
+                facts = group.facts
+                inodes = (own or linked for own, linked in zip(facts.source_inodes, facts.inodes))
+                yield from zip(group.sources, facts.sizes, facts.source_times, inodes)
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        os.close(self.fd)
+        os.close(self.parent_fd)
+
+
+def _run_on(
+    executor: Executor, calls: Sequence[tuple[Callable[..., Facts], tuple[object, ...]]], shared: Event | None, stop: Event
+) -> Iterator[tuple[int, Facts]]:
+    futures: dict[Future[Facts], int] = {}
+    try:
+        for number, (function, arguments) in enumerate(calls):
+            futures[executor.submit(function, *arguments, shared)] = number
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BaseException:
+        stop.set()
+        for future in futures:
+            future.cancel()
+        for future in futures:  # nobody may still write when the directory is taken away
+            if not future.cancelled():
+                future.exception()
+        raise
+
+
+def _verify(check: Check, stop: Event | None = None) -> Facts:
+    transfer.verify(check, stop)
+    return Facts()
+
+
+def _cuts(count: int, size: int = transfer.CHUNK) -> Iterator[tuple[int, int]]:
+    for start in range(0, count, size):
+        yield start, min(start + size, count)
+
+
+def _append(whole: Facts, part: Facts) -> None:
+    for field in attrs.fields(Facts):
+        getattr(whole, field.name).extend(getattr(part, field.name))
+
+
+def _device_and_inode(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
+def _files_below(fd: int, prefix: str = "") -> Iterator[str]:
+    """Paths of everything below an open folder that is not a folder."""
+    with os.scandir(fd) as entries:
+        found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    for name, is_folder in found:
+        if is_folder:
+            with storage.folder(name, fd) as inner:
+                yield from _files_below(inner, f"{prefix}{name}/")
+        else:
+            yield prefix + name
+
+
+def policy(engine: Engine, way: str, checksum: str) -> Policy:
+    """The policy of a root for one way of bringing files in. Raises `UsageError` for an unknown way."""
+    if way not in ("copy", "hardlink", "reflink", "symlink", "move"):
+        raise UsageError(f"there is no transfer called {way!r}")
+    settings = engine.settings
+    return Policy(
+        transfer=way,
+        checksum=checksum,
+        fallback=settings.link_fallback,
+        mode=settings.file_mode,
+        keep_times=settings.keep_times,
+    )

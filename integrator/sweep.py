@@ -1,0 +1,109 @@
+"""Removes what is abandoned, by age: staging directories and private names of unknown and ended transactions, the trash, burnt
+numbers, journals without a document. Never anything of an unfinished or reserved transaction, and nothing at all while the
+database cannot be asked. Journals in the history are compressed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+from collections.abc import Iterator
+
+import attrs
+
+from integrator import queries, storage
+from integrator.check import trash_names
+from integrator.database import CLAIMS, TRANSACTIONS, Delete
+from integrator.model import ENDED, State
+from integrator.root import Root
+
+
+@attrs.frozen(kw_only=True)
+class Swept:
+    """One thing that was (or in a dry run: would be) removed."""
+
+    #: staging, trash, claim or journal.
+    kind: str
+    #: Absolute path, or the key of a claim.
+    path: str
+    #: Seconds.
+    age: float
+
+
+def sweep(root: Root, *, older_than: float | None = None, dry_run: bool = False) -> list[Swept]:
+    """Remove abandoned things that are older than so many seconds (default: `keep` of the settings); returns them.
+
+    The age must exceed any pause that a process can survive: a publisher that wakes up later may still look for its own names.
+    """
+    keep = root.settings.keep if older_than is None else older_than
+    now = root.engine.database.now()  # before anything else: without the database nothing is swept
+    found = [entry for entry in [*_paths(root, now), *_claims(root, now)] if entry.age >= keep]
+    if not dry_run:
+        for entry in found:
+            _remove(root, entry)
+        _compress(root, now - keep)
+    return found
+
+
+def _paths(root: Root, now: float) -> Iterator[Swept]:
+    for place, transaction in queries.staging_directories(root):
+        if _abandoned(root, transaction):
+            yield _aged("staging", root.absolute(place), now)
+    for path in trash_names(root):
+        if _abandoned(root, os.path.basename(path).partition(".")[0]):
+            yield _aged("trash", path, now)
+    for transaction in root.engine.journals.unfinished():
+        if root.engine.database.read(TRANSACTIONS, transaction) is None:
+            yield _aged("journal", root.engine.journals.location(transaction), now)
+
+
+def _aged(kind: str, path: str, now: float) -> Swept:
+    # By the change time, which nobody can set: publishing keeps modification times of sources.
+    return Swept(kind=kind, path=path, age=now - os.lstat(path).st_ctime)
+
+
+def _claims(root: Root, now: float) -> Iterator[Swept]:
+    for claim in root.engine.database.find(CLAIMS):
+        if claim.get("burnt"):
+            yield Swept(kind="claim", path=claim["_id"], age=now - claim["burnt"])
+
+
+def _abandoned(root: Root, transaction: str) -> bool:
+    document = root.engine.database.read(TRANSACTIONS, transaction)
+    return document is None or State(document["state"]) in ENDED
+
+
+def _remove(root: Root, entry: Swept) -> None:
+    if entry.kind == "claim":
+        claim = root.engine.database.read(CLAIMS, entry.path)
+        if claim and claim.get("burnt"):
+            unchanged = {"burnt": claim["burnt"], "transaction": claim["transaction"]}
+            root.engine.database.commit([Delete(collection=CLAIMS, id=entry.path, expect=unchanged)])
+        return
+    for place in root.engine.roots.values():
+        if entry.path.startswith(place.rstrip("/") + "/"):
+            inside, _, name = entry.path[len(place.rstrip("/")) + 1 :].rpartition("/")
+            fd = storage.open_root(place)
+            try:
+                with contextlib.suppress(FileNotFoundError), storage.folder(inside, fd) as at:
+                    root.engine.storage.remove_tree(name, at)
+            finally:
+                os.close(fd)
+            return
+
+
+def _compress(root: Root, before: float) -> None:
+    """Compress journals of the history that are older; the compressed file is complete before the other one goes."""
+    history = os.path.join(root.engine.journals.path, "history")
+    for month in sorted(os.listdir(history)):
+        fd = storage.open_root(os.path.join(history, month))
+        try:
+            for name in sorted(os.listdir(fd)):
+                if name.endswith(".journal") and os.stat(name, dir_fd=fd).st_ctime < before:
+                    content = gzip.compress(storage.read_file(name, fd), 6)
+                    root.engine.storage.remove_tree(name + ".gz", fd)
+                    root.engine.storage.write_file(name + ".gz", content, root.settings.file_mode, fd)
+                    root.engine.storage.unlink(name, fd)
+        finally:
+            os.close(fd)

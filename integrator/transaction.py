@@ -1,0 +1,349 @@
+"""A transaction: begin, stage, prepare, confirm, reveal, verdict, finish; or roll back.
+
+The owner's side of the protocol. `commit` reads in the order in which things become durable; undoing and finishing are shared
+with recovery. A failed write, fsync or close is fatal: what it concerned is never trusted again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Final
+
+from integrator import __version__, ledger, operations, recovery, storage
+from integrator.database import CLAIMS, LEASES, TRANSACTIONS
+from integrator.engine import Engine
+from integrator.errors import (
+    Conflict,
+    DatabaseFailed,
+    ExpectationFailed,
+    Failed,
+    InDoubt,
+    IntegratorError,
+    Interrupted,
+    LeaseLost,
+    StorageFailed,
+    Stuck,
+    Unanswered,
+    Unsettled,
+)  # fmt: skip
+from integrator.journal.format import FORMAT, Began, Committed, Prepared, Revealed
+from integrator.leases import Held, busy
+from integrator.ledger import Plan
+from integrator.model import Document, State, new_id
+from integrator.operations import Actor, Overtaken
+from integrator.staging import FEW, StagingDirectory
+from integrator.work import Savepoint, Work, write_down
+
+#: Given a transaction id, says what to claim and stage; asked again after the claim, and after a lost race.
+Planner = Callable[[str], Plan]
+
+#: Seconds between two looks at a busy lease, and at a finish that somebody else carries out.
+_PAUSE: Final = 0.2
+#: Seconds that an owner waits for whoever took its finish over.
+_PATIENCE: Final = 60.0
+_INTERRUPTIONS: Final = (KeyboardInterrupt, SystemExit, Interrupted)
+
+
+class Transaction(Work):
+    """One transaction and its owner. Leaving a `with` block by an exception rolls back; `commit` is called inside it."""
+
+    # --- begin ----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def begin(cls, engine: Engine, planner: Planner, facts: Mapping[str, Any], *, wait: float = 0.0) -> Transaction:
+        """Take leases and claims, settling first what dead owners of them left; waits up to `wait` seconds for live ones.
+
+        `facts` go to the document: publish_id, fingerprint, purpose. Raises `Busy`, `Conflict` on the publish id, `Failed`.
+        """
+        transaction, facts = new_id(), {"root_id": engine.root_id, **facts}
+        try:
+            document = _when_free(
+                engine, wait, lambda: ledger.begin(
+                    engine.database, transaction, planner(transaction), engine.owner, engine.settings.lease, facts)
+            )  # fmt: skip
+        except _INTERRUPTIONS as error:  # perhaps just after the commit
+            if found := engine.database.read(TRANSACTIONS, transaction):
+                cls(engine, found).roll_back(error)
+            raise
+        except Unanswered as error:
+            raise Failed(f"the database failed before anything was staged: {error}", next="run it again") from error
+        opened = cls(engine, document)
+        with opened._rolling_back():
+            opened._look_again(planner)
+            engine.renewal.hold(transaction, document["actor"], document["leases"])
+            began = Began(
+                format=FORMAT, transaction=transaction, root_id=engine.root_id, engine=__version__,
+                plugins=list(facts.get("plugins", ())),
+            )  # fmt: skip
+            opened._journal = engine.journals.create(transaction, began, engine.settings.file_mode)
+            opened._stage_from(0)
+        return opened
+
+    def extend(self, planner: Planner, *, wait: float = 0.0) -> list[StagingDirectory]:
+        """Add directories to the transaction; returns their staging directories. Raises as `begin` does."""
+        first, engine = len(self.staging), self._engine
+        with self._rolling_back():
+            _when_free(
+                engine, wait,
+                lambda: ledger.extend(engine.database, self.document, planner(self.id), engine.settings.lease),
+            )  # fmt: skip
+            engine.renewal.hold(self.id, self.document["actor"], self.document["leases"])
+            self._stage_from(first)
+        return [staging for staging in self.staging[first:] if staging is not None]
+
+    def _look_again(self, planner: Planner) -> None:
+        """Only under lease and claim is it certain that a number is free; somebody outside may have taken it just before."""
+        for _ in range(100):
+            plan = planner(self.id)
+            if set(plan.claims) == set(self.document["claims"]):
+                return
+            with contextlib.suppress(Conflict):
+                ledger.move_claims(self._engine.database, self.document, plan)
+        raise Failed("version numbers are taken as fast as they are claimed", next="run it again")
+
+    def __enter__(self) -> Transaction:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None:
+            self.roll_back(error)
+
+    # --- commit ---------------------------------------------------------------------------------------------------
+
+    def commit(self, summary: Document) -> Document:
+        """Make it so: prepare, confirm, reveal, verdict, finish. Returns the document, `finished`.
+
+        Raises `Failed` after a complete rollback, `Unsettled` when the outcome is not known or something is left to do.
+        """
+        with self._rolling_back():
+            # 4: everything is there, unchanged and durable before anybody can see it.
+            self._prepare()
+            # 4b: whoever took over before this takes the staging names away, so that the rename below cannot happen.
+            ledger.confirm(self._engine.database, self.document)
+            # 5: every directory gets its final name in one rename, durable before a document can name it.
+            self._reveal()
+        # 6: the one write that decides.
+        self._verdict(summary)
+        # 7, 8: what the verdict decided is carried out; only then is it acknowledged.
+        self._finish()
+        return self.document
+
+    def _prepare(self) -> None:
+        journal = self._open_journal()
+        for _, staging in self._live():
+            staging.verify()
+        for change in self._changes:
+            write_down(journal, change)
+        self._sync()
+        self._identities = [staging.identity() if staging else None for staging in self.staging]
+        identities = [[found.inode, found.born] if found else [] for found in self._identities]
+        journal.write(Prepared(directories=identities, exchanges=[plan["identity"] for plan in self._exchanges]))
+        journal.sync()
+
+    def _sync(self) -> None:
+        """One barrier for each file system, or one for each file and folder where that is cheaper."""
+        by_device: dict[int, list[StagingDirectory]] = {}
+        for _, staging in self._live():
+            by_device.setdefault(os.fstat(staging.fd).st_dev, []).append(staging)
+        for group in by_device.values():
+            if sum(staging.count for staging in group) >= FEW:
+                self._engine.storage.sync_filesystem(group[0].parent_fd)
+                continue
+            for staging in group:
+                staging.sync_files()
+                self._engine.storage.sync(staging.parent_fd)
+        # A new folder is durable when its parent is; a few calls at most, and none where all folders existed.
+        for root, path in sorted({(root, path.rpartition("/")[0]) for root, path in self.document["folders"]}):
+            with storage.folder(path, self.root(root)) as at:
+                self._engine.storage.sync(at)
+
+    def _reveal(self) -> None:
+        for index, staging in self._live():
+            old, new = (path.rpartition("/")[2] for path in (staging.directory.staging, staging.directory.final))
+            try:
+                self._engine.storage.rename(old, staging.parent_fd, new, staging.parent_fd)
+            except OSError as error:
+                # After a lost reply the errno lies; what has the name now does not.
+                if storage.identity(new, staging.parent_fd) != self._identities[index]:
+                    raise StorageFailed("give its final name to", staging.directory.final, error) from error
+            self._open_journal().write(Revealed(directory=index))
+        for fd in {staging.directory.parent: staging.parent_fd for _, staging in self._live()}.values():
+            self._engine.storage.sync(fd)
+
+    def _verdict(self, summary: Document) -> None:
+        finishing = [*self._exchanges, *self._deferred]
+        moved = sum(1 for _, staging in self._live() for _ in staging.moved_sources())
+        if moved:
+            finishing.append({"kind": "move", "count": moved, "owner": self.document["actor"]})
+        try:
+            ledger.verdict(self._engine.database, self.document, self._changes, finishing, summary)
+        except BaseException as error:
+            self._settle_verdict(error)
+
+    def _settle_verdict(self, error: BaseException) -> None:
+        """After an error at the verdict: roll back if that can still be won, go on if it is in, else leave all in place.
+
+        A read that says `open` would prove nothing: the write may still be on its way. Winning the compare-and-swap does.
+        """
+        try:
+            self.roll_back(error)
+        except _Decided as decided:
+            self.document.update(decided.document)
+            return
+        except LeaseLost:
+            raise
+        except Unsettled as unsettled:
+            raise self._in_doubt() if isinstance(error, Unanswered) else unsettled from error
+        if isinstance(error, Conflict):
+            raise _refused(error) from error
+        if isinstance(error, Unanswered):
+            raise Failed(f"the database did not answer ({error}); everything is as before", next="run it again") from error
+        raise error
+
+    def _in_doubt(self) -> InDoubt:
+        message = "the database gave no answer to the commit, so it is not known whether this is published. Nothing was undone"
+        error = InDoubt(message, next=f"integrator recover {self.id}")
+        error.transaction = self.id
+        return error
+
+    def _finish(self) -> None:
+        if self._journal is not None:
+            with contextlib.suppress(OSError):  # the database has decided; this record is for people
+                self._journal.write(Committed())
+                self._journal.flush()
+        try:
+            if self.state is State.COMMITTED:
+                recovery.finish(self._engine, self.document, self._remove_sources())
+            else:
+                recovery.archive(self._engine, self.id)
+        except _INTERRUPTIONS:
+            return self._finish()  # it is published: the run may end when that is complete
+        except (Conflict, Overtaken):
+            self._wait_for_finish()
+        except (IntegratorError, OSError) as error:
+            message = f"it is published, but not everything that belongs to it is done yet: {error}"
+            unfinished = Unsettled(message, next=f"integrator recover {self.id}")
+            unfinished.transaction = self.id
+            raise unfinished from error
+        self.close()
+
+    def _remove_sources(self) -> list[str]:
+        actor = Actor.of(self.document)
+        moved = (source for _, staging in self._live() for source in staging.moved_sources())
+        left = [operations.remove_source(self._engine, actor, number, *source) for number, source in enumerate(moved)]
+        return [reason for reason in left if reason]
+
+    def _wait_for_finish(self) -> None:
+        """Somebody took the finish over: never answer from memory, wait until the document says `finished`."""
+        end = time.monotonic() + _PATIENCE
+        while time.monotonic() < end:
+            if recovery.settle(self._engine, self.id).outcome == "finished":
+                self.document["state"] = State.FINISHED.value
+                return
+            time.sleep(_PAUSE)
+        raise Unsettled("it is published, and another process is finishing it", next=f"integrator recover {self.id}")
+
+    # --- roll back ------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _rolling_back(self) -> Iterator[None]:
+        """Whatever goes wrong inside rolls the transaction back before it is raised."""
+        try:
+            yield
+        except BaseException as error:
+            failed = StorageFailed("publish", error.filename or "", error) if isinstance(error, OSError) else error
+            self.roll_back(failed)
+            if failed is error:
+                raise
+            raise failed from error
+
+    def roll_back(self, cause: BaseException | None = None) -> None:
+        """Undo everything; does nothing once the transaction has ended.
+
+        Raises `Unsettled` if that cannot be done now, `LeaseLost` if somebody else decides; the error that led here is the cause.
+        """
+        if self.state is not State.OPEN:
+            return
+        try:
+            reason = f"{type(cause).__name__}: {cause}" if cause is not None else ""
+            ledger.start_rollback(self._engine.database, self.document, reason)
+            recovery.undo(self._engine, self.document, self.evidence())
+        except Conflict:
+            try:
+                self._step_aside(cause)
+            except DatabaseFailed as error:
+                raise self._not_rolled_back(error, cause) from cause
+        except Stuck as stuck:
+            with contextlib.suppress(IntegratorError):
+                ledger.mark_stuck(self._engine.database, self.document, str(stuck))
+            raise self._not_rolled_back(stuck, cause) from cause
+        except (IntegratorError, OSError) as error:
+            raise self._not_rolled_back(error, cause) from cause
+        finally:
+            self.close()
+
+    def _step_aside(self, cause: BaseException | None) -> None:
+        """Somebody else decides now: only the staging directories that we made ourselves are ours to remove."""
+        found = self._engine.database.read(TRANSACTIONS, self.id) or {}
+        if found.get("state") in (State.COMMITTED.value, State.FINISHED.value):
+            raise _Decided(found)
+        actor = Actor.of(self.document)
+        for index, staging in self._live():
+            with contextlib.suppress(OSError, IntegratorError):
+                operations.capture_own(self._engine, actor, index, staging.directory, self.root(staging.directory.root))
+        self.document["state"] = State.ROLLED_BACK.value
+        if not isinstance(cause, LeaseLost):
+            raise ledger.lease_lost(found) from cause
+
+    def _not_rolled_back(self, error: Exception, cause: BaseException | None) -> Unsettled:
+        first = f"{cause}. Then the rollback failed too: " if cause is not None else "The rollback failed: "
+        unsettled = Unsettled(f"{first}{error}. Nothing that is published was touched", next=f"integrator recover {self.id}")
+        unsettled.transaction = self.id
+        return unsettled
+
+    def close(self) -> None:
+        """Let go of descriptors and of the renewal. The transaction itself is settled by commit, rollback or recovery."""
+        self._engine.renewal.drop(self.id)
+        if self._journal is not None:
+            self._journal.close()
+        self._stack.close()
+
+
+class _Decided(Exception):
+    """The verdict turned out to be in; the document as it is."""
+
+    def __init__(self, document: Document) -> None:
+        super().__init__(document["_id"])
+        self.document = document
+
+
+def _when_free(engine: Engine, wait: float, attempt: Callable[[], Any]) -> Any:
+    """Try until the leases are free: settle what dead owners left, wait for live ones."""
+    end = time.monotonic() + wait
+    while True:
+        try:
+            return attempt()
+        except Held as held:
+            if recovery.settle(engine, held.lease["transaction"]).outcome in ("rolled_back", "finished"):
+                continue
+            if time.monotonic() >= end:
+                raise busy(held) from None
+            time.sleep(_PAUSE)
+        except Conflict as error:
+            if error.collection == TRANSACTIONS:
+                raise  # the publish id is in use, or the transaction was taken over
+            # Somebody else got the lease or the number first: look again.
+
+
+def _refused(error: Conflict) -> Failed:
+    if error.collection in (LEASES, CLAIMS, TRANSACTIONS):
+        return LeaseLost("the soft lock was lost or broken before the verdict. Everything is as before", next="run it again")
+    message = f"a document is not what this publish expects to find ({error}). Everything is as before"
+    return ExpectationFailed(message, next="run it again")
+
+
+__all__ = ["Planner", "Savepoint", "Transaction"]

@@ -1,0 +1,328 @@
+"""Brings files into a staging directory, and verifies them there.
+
+Work is cut into chunks that run on any `concurrent.futures.Executor`; a chunk names its folder by path and identity, so that it
+can run in another process and still cannot be led elsewhere by a symbolic link. A chunk stops at the next file, or
+within a large file at the next block, when it is told to.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from array import array
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+import attrs
+
+from integrator.errors import SourceChanged, StagingChanged, StorageFailed
+from integrator.storage import BLOCK, KERNEL_BLOCK, Storage
+
+#: Files in one chunk: enough to make the cost of a task vanish, few enough for progress and a quick stop.
+CHUNK: Final = 256
+#: Bytes after which a chunk ends even if it has fewer files.
+CHUNK_BYTES: Final = 32 * 1024 * 1024
+
+_OPEN_SOURCE: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_NO_LINK: Final = frozenset({errno.EXDEV, errno.EMLINK, errno.EPERM, errno.ENOTSUP, errno.ENOSYS})
+_NO_CLONE: Final = frozenset({errno.EXDEV, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.ENOTTY})
+
+
+class Stop(Protocol):
+    """Something that says when to stop, such as `threading.Event`."""
+
+    def is_set(self) -> bool: ...
+
+
+class Stopped(Exception):
+    """A chunk was told to stop."""
+
+
+@attrs.frozen(kw_only=True)
+class Policy:
+    """How files are brought in."""
+
+    #: copy, hardlink, reflink, symlink or move.
+    transfer: str
+    #: none, copied or all.
+    checksum: str
+    #: refuse or copy: what becomes of a link or reflink that the file system refuses.
+    fallback: str
+    #: Mode of files that are copied or written.
+    mode: int
+    #: Whether a copy keeps the modification time of its source.
+    keep_times: bool
+
+
+@attrs.frozen(kw_only=True)
+class Chunk:
+    """Some files for one folder; `sources` and `names` are parallel."""
+
+    #: Absolute path of the folder, and (device, inode) that it must turn out to be.
+    folder: str
+    identity: tuple[int, int]
+    sources: Sequence[str]
+    names: Sequence[str]
+    policy: Policy
+
+
+@attrs.define
+class Facts:
+    """What is known of files after they were staged; parallel, and compact for 100,000 of them."""
+
+    sizes: array[int] = attrs.field(factory=lambda: array("Q"))
+    inodes: array[int] = attrs.field(factory=lambda: array("Q"))
+    #: Modification times of the sources in ns.
+    source_times: array[int] = attrs.field(factory=lambda: array("q"))
+    #: Inodes of the sources; 0 where the staged file is the source itself (a hard link).
+    source_inodes: array[int] = attrs.field(factory=lambda: array("Q"))
+    #: xxh3-128 as 32 hex digits, "" where none was taken.
+    checksums: list[str] = attrs.field(factory=list)
+
+    def add(self, size: int, inode: int, source: os.stat_result, checksum: str, *, linked: bool = False) -> None:
+        self.sizes.append(size)
+        self.inodes.append(inode)
+        self.source_times.append(source.st_mtime_ns)
+        self.source_inodes.append(0 if linked else source.st_ino)
+        self.checksums.append(checksum)
+
+
+def open_staging(path: str, identity: tuple[int, int]) -> int:
+    """A descriptor of a folder of a staging directory. Raises `StagingChanged` if it is not that folder any more."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise StagingChanged(f"the staging directory {path} is gone ({error.strerror})") from error
+    status = os.fstat(fd)
+    if (status.st_dev, status.st_ino) != identity:
+        os.close(fd)
+        raise StagingChanged(f"{path} is not the staging directory of this publish any more")
+    return fd
+
+
+def stage(storage: Storage, chunk: Chunk, stop: Stop | None = None) -> Facts:
+    """Bring the files of a chunk in; returns their facts, in order.
+
+    Raises `StorageFailed`, `SourceChanged`, `StagingChanged`, `Stopped`.
+    """
+    put = {"copy": _copy, "hardlink": _link, "move": _move, "reflink": _reflink, "symlink": _symlink}[chunk.policy.transfer]
+    facts = Facts()
+    buffer = memoryview(bytearray(BLOCK))
+    at = open_staging(chunk.folder, chunk.identity)
+    try:
+        for source, name in zip(chunk.sources, chunk.names):
+            if stop is not None and stop.is_set():
+                raise Stopped
+            try:
+                put(_Hand(storage, at, chunk.policy, buffer, stop), source, name, facts)
+            except OSError as error:
+                raise StorageFailed(f"{chunk.policy.transfer} {source} to", name, error) from error
+    finally:
+        os.close(at)
+    return facts
+
+
+class _Hand:
+    """What the functions below need beside the file."""
+
+    __slots__ = ("at", "buffer", "policy", "stop", "storage")
+
+    def __init__(self, storage: Storage, at: int, policy: Policy, buffer: memoryview, stop: Stop | None) -> None:
+        self.storage = storage
+        self.at = at
+        self.policy = policy
+        self.buffer = buffer
+        self.stop = stop
+
+
+def _copy(hand: _Hand, source: str, name: str, facts: Facts) -> None:
+    from_fd, before = open_source(source)
+    try:
+        _copy_open(hand, from_fd, before, source, name, facts, clone=False)
+    finally:
+        os.close(from_fd)
+
+
+def _reflink(hand: _Hand, source: str, name: str, facts: Facts) -> None:
+    from_fd, before = open_source(source)
+    try:
+        _copy_open(hand, from_fd, before, source, name, facts, clone=True)
+    finally:
+        os.close(from_fd)
+
+
+def _copy_open(hand: _Hand, from_fd: int, before: os.stat_result, source: str, name: str, facts: Facts, *, clone: bool) -> None:
+    storage, policy = hand.storage, hand.policy
+    to_fd = storage.create(name, policy.mode, hand.at)
+    try:
+        if clone and _cloned(hand, from_fd, to_fd):
+            checksum = checksum_of(from_fd, hand.buffer, hand.stop) if policy.checksum == "all" else ""
+        elif policy.checksum == "none":
+            _copy_in_kernel(hand, from_fd, to_fd)
+            checksum = ""
+        else:
+            checksum = _copy_and_hash(hand, from_fd, to_fd, before.st_size)
+        after = os.fstat(from_fd)
+        if _signature(after) != _signature(before):
+            raise SourceChanged(f"{source} changed while it was copied")
+        storage.set_mode(to_fd, policy.mode)
+        if policy.keep_times:
+            storage.set_times(to_fd, before.st_mtime_ns)
+        made = os.fstat(to_fd)
+        if made.st_size != before.st_size:
+            raise SourceChanged(f"{source} changed while it was copied: {made.st_size} of {before.st_size} bytes arrived")
+    finally:
+        storage.close(to_fd)
+    facts.add(made.st_size, made.st_ino, before, checksum)
+
+
+def _cloned(hand: _Hand, from_fd: int, to_fd: int) -> bool:
+    try:
+        hand.storage.clone(from_fd, to_fd)
+    except OSError as error:
+        if error.errno not in _NO_CLONE or hand.policy.fallback == "refuse":
+            raise
+        return False
+    return True
+
+
+def _copy_in_kernel(hand: _Hand, from_fd: int, to_fd: int) -> None:
+    try:
+        while hand.storage.copy_range(from_fd, to_fd, KERNEL_BLOCK):
+            if hand.stop is not None and hand.stop.is_set():
+                raise Stopped
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+            raise
+        while count := os.readv(from_fd, [hand.buffer]):
+            hand.storage.write_all(to_fd, hand.buffer[:count])
+
+
+def _copy_and_hash(hand: _Hand, from_fd: int, to_fd: int, size: int) -> str:
+    """Read, hash and write in one pass, up to the size that the source had."""
+    import xxhash
+
+    buffer, storage, stop = hand.buffer, hand.storage, hand.stop
+    if 0 < size <= len(buffer):
+        count = os.readv(from_fd, [buffer])
+        if count == size:  # the usual frame: one read, one write
+            storage.write_all(to_fd, buffer[:count])
+            return str(xxhash.xxh3_128_hexdigest(buffer[:count]))
+        os.lseek(from_fd, 0, os.SEEK_SET)
+    digest = xxhash.xxh3_128()
+    while count := os.readv(from_fd, [buffer]):
+        if stop is not None and stop.is_set():
+            raise Stopped
+        digest.update(buffer[:count])
+        storage.write_all(to_fd, buffer[:count])
+    return str(digest.hexdigest())
+
+
+def _link(hand: _Hand, source: str, name: str, facts: Facts) -> None:
+    try:
+        hand.storage.link(source, name, hand.at)
+    except OSError as error:
+        if error.errno not in _NO_LINK or hand.policy.fallback == "refuse":
+            raise
+        _copy(hand, source, name, facts)
+        return
+    status = os.stat(name, dir_fd=hand.at, follow_symlinks=False)
+    if not stat.S_ISREG(status.st_mode):
+        raise SourceChanged(f"{source} is not a regular file any more")
+    checksum = ""
+    if hand.policy.checksum == "all":
+        fd, _ = open_source(source)
+        try:
+            checksum = checksum_of(fd, hand.buffer, hand.stop)
+        finally:
+            os.close(fd)
+    facts.add(status.st_size, status.st_ino, status, checksum, linked=True)
+
+
+def _move(hand: _Hand, source: str, name: str, facts: Facts) -> None:
+    # The source stays until the verdict; a link costs no byte where a link can be made, else the bytes are copied.
+    moved = attrs.evolve(hand.policy, fallback="copy")
+    _link(_Hand(hand.storage, hand.at, moved, hand.buffer, hand.stop), source, name, facts)
+
+
+def _symlink(hand: _Hand, source: str, name: str, facts: Facts) -> None:
+    """`source` is the target as it is to be written; relative ones are relative to the *final* place."""
+    hand.storage.symlink(source, name, hand.at)
+    status = os.stat(name, dir_fd=hand.at, follow_symlinks=False)
+    facts.add(status.st_size, status.st_ino, status, "", linked=True)
+
+
+def open_source(path: str) -> tuple[int, os.stat_result]:
+    """Open a regular file for reading, without ever blocking on a FIFO. Raises `OSError`."""
+    fd = os.open(path, _OPEN_SOURCE)
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is not a regular file", path)
+    return fd, status
+
+
+def _signature(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def checksum_of(fd: int, buffer: memoryview | None = None, stop: Stop | None = None) -> str:
+    """xxh3-128 of an open file from its start, as 32 hex digits."""
+    import xxhash
+
+    buffer = memoryview(bytearray(BLOCK)) if buffer is None else buffer
+    digest, offset = xxhash.xxh3_128(), 0
+    while count := os.preadv(fd, [buffer], offset):
+        if stop is not None and stop.is_set():
+            raise Stopped
+        digest.update(buffer[:count])
+        offset += count
+    return str(digest.hexdigest())
+
+
+@attrs.frozen(kw_only=True)
+class Check:
+    """Staged files of one folder that are to be verified; parallel sequences, [] for sources where there are none."""
+
+    folder: str
+    identity: tuple[int, int]
+    names: Sequence[str]
+    sizes: Sequence[int]
+    inodes: Sequence[int]
+    sources: Sequence[str]
+    source_times: Sequence[int]
+    source_inodes: Sequence[int]
+
+
+def verify(check: Check, stop: Stop | None = None) -> None:
+    """Raise `StagingChanged` or `SourceChanged` unless every file is as it was recorded, and its source as it was read."""
+    at = open_staging(check.folder, check.identity)
+    try:
+        for n, name in enumerate(check.names):
+            if stop is not None and stop.is_set():
+                raise Stopped
+            try:
+                status = os.stat(name, dir_fd=at, follow_symlinks=False)
+            except OSError as error:
+                raise StagingChanged(f"the staged file {name} is not there any more ({error.strerror})") from error
+            if (status.st_size, status.st_ino) != (check.sizes[n], check.inodes[n]):
+                raise StagingChanged(
+                    f"the staged file {name} changed: {status.st_size} bytes instead of {check.sizes[n]}, or another file"
+                )
+            if check.sources:
+                _verify_source(check, n, status)
+    finally:
+        os.close(at)
+
+
+def _verify_source(check: Check, n: int, staged: os.stat_result) -> None:
+    source, time, inode = check.sources[n], check.source_times[n], check.source_inodes[n]
+    status = staged
+    if inode:
+        try:
+            status = os.stat(source)
+        except OSError as error:
+            raise SourceChanged(f"{source} went away while it was published ({error.strerror})") from error
+    if (status.st_size, status.st_mtime_ns, status.st_ino) != (check.sizes[n], time, inode or check.inodes[n]):
+        raise SourceChanged(f"{source} changed while it was published")

@@ -1,0 +1,288 @@
+"""Versions: which number is next, what their files are called, and how files get into them."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from integrator import documents, storage
+from integrator.database import CLAIMS, PROJECT, Insert
+from integrator.documents import Stamp
+from integrator.errors import Problem, ValidationRefused, VersionTaken
+from integrator.layout import STAGING_MARK, collision_key
+from integrator.ledger import Plan
+from integrator.model import Directory, Document, Place
+from integrator.preflight import InstancePlan
+from integrator.representations import Sources, extension
+from integrator.results import PublishedRepresentation, PublishedVersion
+from integrator.root import Root
+from integrator.staging import Progress, StagingDirectory, policy
+from integrator.transaction import Planner
+from integrator.transfer import Facts
+
+# --- numbers --------------------------------------------------------------------------------------------------------
+
+
+def planner(root: Root, instances: Sequence[InstancePlan]) -> Planner:
+    """Says which versions a transaction should claim now."""
+
+    def plan(transaction: str) -> Plan:
+        directories, claims, folders = [], {}, []
+        for instance in instances:
+            number = _number(root, instance, transaction)
+            place = root.layout.version_folder(instance.values(root, number))
+            project_folder = _project_folder(root, instance)
+            claim = f"{instance.lease}/v{number:03d}"
+            claims[claim] = (instance.lease, number)
+            directories.append(
+                Directory(
+                    root=place.root,
+                    final=place.path,
+                    staging=f"{place.path}{STAGING_MARK}{transaction}",
+                    private=f"{project_folder}.integrator/trash",
+                    lease=instance.lease,
+                    claim=claim,
+                )
+            )
+            folders += _missing(root, directories[-1])
+        return Plan(directories=tuple(directories), claims=claims, folders=tuple(dict.fromkeys(folders)))
+
+    return plan
+
+
+def _number(root: Root, instance: InstancePlan, transaction: str) -> int:
+    """The number that the request pins, or the highest of documents, claims and directories plus one.
+
+    Raises `VersionTaken` for a pinned number that exists.
+    """
+    taken = set(_published(root, instance)) | set(_claimed(root, instance, transaction)) | set(_on_disk(root, instance))
+    pinned = instance.request.version
+    if pinned is None:
+        return max(taken, default=0) + 1
+    if pinned in taken:
+        raise VersionTaken(
+            f"v{pinned:03d} of {instance.lease} exists. Nothing was touched",
+            next="leave the version out to get the next one",
+        )
+    return pinned
+
+
+def _published(root: Root, instance: InstancePlan) -> Iterable[int]:
+    where: dict[str, Any] = {"type": "version", "parent": instance.parents.subset["_id"]}
+    if instance.request.version is not None:
+        where["name"] = instance.request.version
+    newest = root.engine.database.find(PROJECT + instance.publish.project, where, newest="name", limit=1)
+    return [document["name"] for document in newest]
+
+
+def _claimed(root: Root, instance: InstancePlan, transaction: str) -> Iterable[int]:
+    claims = root.engine.database.find(CLAIMS, {"lease": instance.lease})
+    return [claim["number"] for claim in claims if claim["transaction"] != transaction]
+
+
+def _on_disk(root: Root, instance: InstancePlan) -> Iterable[int]:
+    place = root.layout.version_folder(instance.values(root, 1))
+    with root.engine.root(place.root) as fd:
+        try:
+            with storage.folder(place.parent, fd) as parent, os.scandir(parent) as entries:
+                names = [entry.name for entry in entries]
+        except FileNotFoundError:
+            return []
+    numbers = (root.layout.version_number(name) for name in names)
+    return [number for number in numbers if number is not None]
+
+
+def _project_folder(root: Root, instance: InstancePlan) -> str:
+    """The folder of the project below its root, with a slash; "" if the template has none."""
+    place = root.layout.version_folder(instance.values(root, 1))
+    first = place.path.partition("/")[0]
+    return f"{first}/" if first == instance.publish.project else ""
+
+
+def _missing(root: Root, directory: Directory) -> list[tuple[str, str]]:
+    with root.engine.root(directory.root) as fd:
+        missing = {path for folder in (directory.parent, directory.private) for path in storage.missing_folders(folder, fd)}
+    return [(directory.root, path) for path in sorted(missing)]
+
+
+# --- names ----------------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class Named:
+    """A representation with the names that its files will have."""
+
+    sources: Sources
+    values: Document
+    names: list[str]
+
+
+def name_files(root: Root, instance: InstancePlan, number: int) -> list[Named]:
+    """Names of all files of an instance; representations that would collide get their own name into `{output}`.
+
+    Raises `ValidationRefused` if two files still would have one name, `TemplateRefused`.
+    """
+    named = [name_sources(root, instance, sources, number, sources.representation.output) for sources in instance.sources]
+    keys = Counter(collision_key(entry.names[0]) for entry in named)
+    for n, entry in enumerate(named):
+        representation = entry.sources.representation
+        if keys[collision_key(entry.names[0])] > 1 and not representation.output:
+            named[n] = name_sources(root, instance, entry.sources, number, representation.name)
+    _check_distinct(instance, named)
+    return named
+
+
+def name_sources(root: Root, instance: InstancePlan, sources: Sources, number: int, output: str) -> Named:
+    """Names of the files of one representation. Raises `TemplateRefused`."""
+    representation = sources.representation
+    values = {**instance.values(root, number), "representation": representation.name, "ext": sources.ext}
+    if output:
+        values["output"] = output
+    if sources.frames is None and sources.udims is None:
+        names = [root.layout.file_name({**values, "ext": extension(path)}) for path in sources.paths]
+    else:
+        names = root.layout.file_names(values, sources.frames, sources.udims)
+    if sources.frames is not None:
+        values["frame"] = _frame_text(root, sources.frames[0])
+    if sources.udims is not None:
+        values["udim"] = [str(udim) for udim in sources.udims]
+    return Named(sources=sources, values=values, names=names)
+
+
+def _frame_text(root: Root, frame: int) -> str:
+    padding = int(root.layout.links.get("frame_padding", 4))
+    return f"{frame:0{padding}d}"
+
+
+def _check_distinct(instance: InstancePlan, named: Sequence[Named]) -> None:
+    seen: dict[str, str] = {}
+    problems = []
+    files = ((path, name) for entry in named for path, name in zip(entry.sources.paths, entry.names))
+    inside = ((resource.source, f"{resource.folder}/{resource.name}") for resource in instance.resources)
+    for path, name in (*files, *inside):
+        other = seen.setdefault(collision_key(name), path)
+        if other is not path:
+            problems.append(Problem(path, f"would be published as {name}, and so would {other}"))
+    if problems:
+        raise ValidationRefused(problems)
+
+
+# --- contents -------------------------------------------------------------------------------------------------------
+
+
+class Version:
+    """One version that is being published: its staging directory, and the documents that go with it."""
+
+    def __init__(self, root: Root, instance: InstancePlan, staging: StagingDirectory, number: int, stamp: Stamp) -> None:
+        self._root = root
+        self._instance = instance
+        self._stamp = stamp
+        self.staging = staging
+        self.number = number
+        self.values = instance.values(root, number)
+        place = Place(root=staging.directory.root, path=staging.directory.final)
+        self.rootless = f"{{root[{place.root}]}}/{place.path}"
+        self.document = documents.version_document(
+            instance.publish, instance.request, instance.parents, number, self.rootless, stamp
+        )
+        self.representations: list[Document] = []
+
+    @property
+    def path(self) -> str:
+        """Absolute path of the staging directory: extractors may write straight into it, then `adopt`."""
+        return self.staging.path
+
+    def final_path(self, name: str = "") -> str:
+        """Absolute path that a file will have once published; this is what belongs *into* files, never `path`."""
+        return os.path.join(self.staging.final_path, name) if name else self.staging.final_path
+
+    def add(self, named: Named, *, checksum: str, progress: Progress | None = None) -> None:
+        """Stage the files of a representation and describe it."""
+        representation = named.sources.representation
+        way = representation.transfer or self._root.settings.transfer
+        rule = policy(self._root.engine, way, checksum)
+        sources = _link_targets(self, named, self._root) if way == "symlink" else named.sources.paths
+        facts = self.staging.transfer(sources, named.names, rule, progress=progress)
+        extra = {**representation.data, "tags": list(representation.tags)} if representation.tags else dict(representation.data)
+        self.describe(representation.name, named.values, named.names, facts, extra)
+
+    def describe(
+        self,
+        name: str,
+        values: Document,
+        names: Sequence[str],
+        facts: Facts,
+        extra: Mapping[str, Any] | None = None,
+        *,
+        literal: bool = False,
+    ) -> None:
+        """Add the document of a representation whose files are staged; a `literal` name is not made by the template."""
+        place = (self.final_path(), self.rootless, names)
+        template = self._root.layout.path_template()
+        if literal:
+            template = f"{template.rpartition('/')[0]}/{names[0]}"
+        self.representations.append(
+            documents.representation_document(self.document, name, template, values, place, facts, extra or {}, self._stamp)
+        )
+
+    def add_resources(self, *, checksum: str, progress: Progress | None = None) -> None:
+        """Stage the files that go along."""
+        by_folder: dict[str, list[tuple[str, str]]] = {}
+        for resource in self._instance.resources:
+            by_folder.setdefault(resource.folder, []).append((resource.source, resource.name))
+        rule = policy(self._root.engine, "copy", checksum)
+        kept: list[Document] = []
+        for folder, entries in by_folder.items():
+            sources, names = [source for source, _ in entries], [name for _, name in entries]
+            facts = self.staging.transfer(sources, names, rule, folder=folder, progress=progress)
+            kept += [
+                {"path": f"{self.rootless}/{folder}/{name}", "size": facts.sizes[n], "checksum": facts.checksums[n]}
+                for n, name in enumerate(names)
+            ]
+        if kept:
+            self.document["data"]["integrator"]["resources"] = kept
+
+    def changes(self) -> list[Any]:
+        """The document operations of this version: files first, then their documents, parents before children."""
+        collection = PROJECT + self._instance.publish.project
+        own = [Insert(collection=collection, document=document) for document in (self.document, *self.representations)]
+        return [*self._instance.parents.made, *own]
+
+    def summary(self) -> Document:
+        """What the transaction's document keeps of this version."""
+        request = self._instance.request
+        return {
+            "project": self._instance.publish.project,
+            "asset": request.asset,
+            "subset": request.subset,
+            "family": request.family,
+            "version": self.number,
+            "place": {"root": self.staging.directory.root, "path": self.staging.directory.final},
+            "representations": [{"_id": entry["_id"], "name": entry["name"]} for entry in self.representations],
+        }
+
+
+def _link_targets(version: Version, named: Named, root: Root) -> list[str]:
+    """Targets of symbolic links: relative inside the root, absolute outside (`preflight` has refused those that may not be)."""
+    inside = root.engine.roots[version.staging.directory.root].rstrip("/") + "/"
+    real = map(os.path.realpath, named.sources.paths)
+    return [os.path.relpath(path, version.final_path()) if path.startswith(inside) else path for path in real]
+
+
+def describe(plan: InstancePlan, number: int, folder: str, named: Sequence[Named]) -> PublishedVersion:
+    """The part of the answer that tells of one version."""
+    return PublishedVersion(
+        project=plan.publish.project,
+        asset=plan.request.asset,
+        subset=plan.request.subset,
+        family=plan.request.family,
+        version=number,
+        path=folder,
+        representations=tuple(
+            PublishedRepresentation(name=entry.sources.representation.name, folder=folder, names=entry.names) for entry in named
+        ),
+    )

@@ -1,0 +1,220 @@
+"""What an open transaction has gathered so far: staged directories, document operations, exchanges, effects, savepoints.
+
+Nothing here is seen by anybody before the verdict, except effects with a compensation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from integrator import ledger, operations, storage
+from integrator.database import Change, Ensure, Insert, Replace, Update
+from integrator.encoding import Packed, encoded
+from integrator.engine import Engine
+from integrator.errors import LeaseLost, StorageFailed, UsageError
+from integrator.evidence import Evidence, Proof
+from integrator.journal import Journal
+from integrator.journal.format import (
+    Documented,
+    DocumentedPart,
+    EffectCompensated,
+    EffectDone,
+    EffectIntended,
+    ExchangeIntended,
+    FoldersMade,
+)  # fmt: skip
+from integrator.model import Document, Identity, Place, State
+from integrator.operations import Actor
+from integrator.staging import StagingDirectory
+
+
+@attrs.frozen
+class Savepoint:
+    """A position in a transaction to roll back to."""
+
+    directories: int
+    files: tuple[int, ...]
+    changes: int
+    effects: int
+    deferred: int
+    exchanges: int
+
+
+class Work:
+    """The contents of one open transaction. Used through `Transaction`."""
+
+    def __init__(self, engine: Engine, document: Document) -> None:
+        self._engine = engine
+        #: The transaction's document as this actor last knew it.
+        self.document = document
+        #: Staging directories by index; None for one that a savepoint took back.
+        self.staging: list[StagingDirectory | None] = []
+        self._stack = contextlib.ExitStack()
+        self._roots: dict[str, int] = {}
+        self._journal: Journal | None = None
+        self._changes: list[Change] = []
+        self._effects: list[tuple[int, str, Document, object]] = []
+        self._exchanges: list[Document] = []
+        self._deferred: list[Document] = []
+        self._number = 0
+        #: Identities of the staging directories, once prepared.
+        self._identities: list[Identity | None] = []
+
+    @property
+    def id(self) -> str:
+        return str(self.document["_id"])
+
+    @property
+    def state(self) -> State:
+        return State(self.document["state"])
+
+    def _stage_from(self, first: int) -> None:
+        journal = self._open_journal()
+        directories = ledger.directories(self.document)[first:]
+        for root in {directory.root for directory in directories}:
+            below = {d.parent for d in directories if d.root == root} | {d.private for d in directories if d.root == root}
+            missing = sorted({path for folder in below for path in storage.missing_folders(folder, self.root(root))})
+            if missing:
+                journal.write(FoldersMade(root=root, paths=missing))
+        journal.flush()
+        for index, directory in enumerate(directories, first):
+            try:
+                staging = StagingDirectory(self._engine, directory, index, journal, self.root(directory.root))
+            except OSError as error:
+                raise StorageFailed("make the staging directory", directory.staging, error) from error
+            self.staging.append(staging)
+            self._stack.callback(staging.close)
+
+    def root(self, name: str) -> int:
+        """A descriptor of a root, open as long as the transaction. Raises `RootMissing`."""
+        if name not in self._roots:
+            self._roots[name] = self._stack.enter_context(self._engine.root(name))
+        return self._roots[name]
+
+    def report_progress(self, share: float) -> None:
+        """Tell others how far this is, 0 to 1."""
+        self._engine.renewal.progress(self.id, share)
+
+    def _open_journal(self) -> Journal:
+        if self._journal is None or self.state is not State.OPEN:
+            raise UsageError("this transaction is not open")
+        return self._journal
+
+    # --- operations -----------------------------------------------------------------------------------------------
+
+    def change(self, *changes: Change) -> None:
+        """Add document operations; the verdict carries them out, all or none."""
+        self._open_journal()
+        self._changes += changes
+
+    def exchange(self, place: Place, private: str, content: bytes) -> None:
+        """Give an existing or new file this content after the verdict; the old one goes to the trash.
+
+        Raises `StorageFailed`, also where the file system cannot exchange two files.
+        """
+        journal = self._open_journal()
+        number = self._number = self._number + 1
+        plan = {"kind": "exchange", "number": number, "root": place.root, "path": place.path, "private": private}
+        journal.write(ExchangeIntended(number=number, root=place.root, path=place.path, private=private))
+        journal.flush()
+        self._exchanges.append(plan)
+        name = operations.exchange_base(self.id, number)
+        try:
+            fd = self._engine.storage.make_folders(private, self._engine.settings.folder_mode, self.root(place.root))
+            try:
+                self._engine.storage.write_file(name, content, self._engine.settings.file_mode, fd)
+                self._engine.storage.sync(fd)
+                found = storage.identity(name, fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise StorageFailed("write the new content of", place.path, error) from error
+        assert found is not None
+        plan["identity"] = [found.inode, found.born, found.size]
+
+    def effect(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        """Make a change in an outside system, registered under `name` in the engine.
+
+        One with a compensation happens now and returns its result; any other one happens after the verdict, at least once.
+        """
+        journal = self._open_journal()
+        if name not in self._engine.effects:
+            raise UsageError(f"no effect is registered as {name!r}")
+        number = self._number = self._number + 1
+        if self._engine.effects[name].compensate is None:
+            self._deferred.append({"kind": "effect", "number": number, "name": name, "arguments": dict(arguments)})
+            return None
+        actor = Actor.of(self.document)
+        journal.write(EffectIntended(number=number, name=name, arguments=dict(arguments)))
+        journal.sync()
+        ledger.confirm(self._engine.database, self.document)
+        self._effects.append((number, name, dict(arguments), None))
+        result = operations.call_effect(self._engine, actor, number, name, arguments)
+        self._effects[-1] = (number, name, dict(arguments), result)
+        try:
+            ledger.confirm(self._engine.database, self.document)
+        except LeaseLost:
+            operations.compensate_effect(self._engine, actor, number, name, arguments, result)
+            raise
+        journal.write(EffectDone(number=number, result=result))
+        return result
+
+    def savepoint(self) -> Savepoint:
+        """A position to roll back to."""
+        files = tuple(staging.position() if staging else 0 for staging in self.staging)
+        return Savepoint(
+            len(self.staging), files, len(self._changes), len(self._effects), len(self._deferred), len(self._exchanges)
+        )
+
+    def roll_back_to(self, point: Savepoint) -> None:
+        """Undo what was done since a savepoint; the transaction goes on."""
+        journal, actor = self._open_journal(), Actor.of(self.document)
+        for number, name, arguments, result in reversed(self._effects[point.effects :]):
+            operations.compensate_effect(self._engine, actor, number, name, arguments, result)
+            journal.write(EffectCompensated(number=number))
+            self._effects.pop()
+        for index, staging in enumerate(self.staging):
+            if staging is not None and index < point.directories:
+                staging.take_back(point.files[index])
+            elif staging is not None:
+                root = self.root(staging.directory.root)
+                operations.capture_own(self._engine, actor, index, staging.directory, root)
+                self.staging[index] = None
+        for plan in self._exchanges[point.exchanges :]:
+            operations.undo_exchange(self._engine, actor, plan, self.root(plan["root"]))
+        del self._changes[point.changes :], self._deferred[point.deferred :], self._exchanges[point.exchanges :]
+
+    def evidence(self) -> Evidence:
+        """What its owner knows of the transaction, for undoing it."""
+        proofs = []
+        for index in range(len(self.document["directories"])):
+            staging = self.staging[index] if index < len(self.staging) else None
+            identity = self._identities[index] if index < len(self._identities) else None
+            names = frozenset(staging.names()) if staging is not None and identity is not None else frozenset[str]()
+            proofs.append(Proof(identity=identity, names=names, whole=True))
+        return Evidence(proofs=proofs, effects=self._effects, exchanges=self._exchanges, revealed=bool(self._identities))
+
+    def _live(self) -> list[tuple[int, StagingDirectory]]:
+        return [(index, staging) for index, staging in enumerate(self.staging) if staging is not None]
+
+
+def write_down(journal: Journal, change: Change) -> None:
+    """Record a document operation, long arrays in parts."""
+    verb = type(change).__name__.lower()
+    content: Mapping[str, Any] = {}
+    if isinstance(change, (Insert, Ensure, Replace)):
+        content = change.document
+    elif isinstance(change, Update):
+        content = change.set
+    long = {name: value for name, value in content.items() if isinstance(value, Packed)}
+    expect = {} if isinstance(change, (Insert, Ensure)) else dict(change.expect)
+    short = {name: value for name, value in content.items() if name not in long}
+    journal.write(Documented(verb=verb, collection=change.collection, id=change.key, expect=expect, content=short))
+    for name, packed in long.items():
+        for piece in packed.pieces:
+            journal.write(DocumentedPart(field=name, elements=encoded(piece)))
