@@ -246,9 +246,7 @@ class Template:
             raise TemplateRefused(f"The template {self.text!r} needs a value for {{{missing}}}.") from None
 
 
-def _solve_links(
-    text: str, links: Mapping[str, str | int], open_links: tuple[str, ...], solved_links: dict[str, str]
-) -> str:
+def _solve_links(text: str, links: Mapping[str, str | int], open_links: tuple[str, ...], solved_links: dict[str, str]) -> str:
     def replace(match: re.Match[str]) -> str:
         name = match[1]
         if name in open_links:
@@ -462,9 +460,7 @@ class Layout:
         """The name of a file in the folder of a hero version. Raises as `file_name`."""
         return self._component(self._templates["hero_file"].format(values))
 
-    def file_names(
-        self, values: Mapping[str, object], frames: Sequence[int] | None, udims: Sequence[int] | None
-    ) -> list[str]:
+    def file_names(self, values: Mapping[str, object], frames: Sequence[int] | None, udims: Sequence[int] | None) -> list[str]:
         """`file_name` for each of `frames`, or each of `udims`, in their order; one name without either.
 
         Raises `TemplateRefused` as `file_name`, and `ValueError` when both are given.
@@ -560,12 +556,14 @@ def _fill_slots(text: str, numbers: Sequence[int]) -> list[str]:
     if len(pieces) == 3:
         head, spec, tail = pieces
         pad = _padding(spec)
+        if _pads_with_zeros(spec):
+            # zfill and a zero-padded format agree on whole numbers, and the format is several times faster.
+            width = f"0{_SPEC.fullmatch(spec)[4] or 0}d"  # type: ignore[index]
+            return [f"{head}{number:{width}}{tail}" for number in numbers]
         return [head + pad(number) + tail for number in numbers]
     pads = [_padding(spec) for spec in pieces[1::2]]
     tails = pieces[2::2]
-    return [
-        pieces[0] + "".join(pad(number) + tail for pad, tail in zip(pads, tails, strict=True)) for number in numbers
-    ]
+    return [pieces[0] + "".join(pad(number) + tail for pad, tail in zip(pads, tails, strict=True)) for number in numbers]
 
 
 def _check_folder(template: Template) -> None:
@@ -615,8 +613,7 @@ def prove_distinct(layout: Layout) -> None:
 
 def _refuse(text: str, reason: str) -> None:
     raise TemplateRefused(
-        "A folder template must give distinct folders for distinct asset, subset and version; "
-        f"{text!r} does not: {reason}."
+        f"A folder template must give distinct folders for distinct asset, subset and version; {text!r} does not: {reason}."
     )
 
 
@@ -648,8 +645,7 @@ def _unclear(components: Sequence[_Component]) -> str:
 
 def _spans_folders(part: _Optional) -> bool:
     return any(
-        "/" in node if isinstance(node, str) else isinstance(node, _Optional) and _spans_folders(node)
-        for node in part.nodes
+        "/" in node if isinstance(node, str) else isinstance(node, _Optional) and _spans_folders(node) for node in part.nodes
     )
 
 

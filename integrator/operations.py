@@ -62,19 +62,23 @@ def undo_directory(engine: Engine, actor: Actor, index: int, directory: Director
 
     Raises `Stuck` if the final name is taken and nothing proves by whom; `OSError`.
     """
-    try:
-        parent = storage.open_folder(directory.parent, root_fd)
-    except FileNotFoundError:
-        return []
-    try:
-        with _private_folder(engine, directory.private, root_fd) as private:
-            mine = actor.private(str(index))
-            withdrawn = False
-            if not _captured(engine, actor, index, directory, parent, private):
-                withdrawn = _withdraw(engine, directory, proof, parent, private, mine)
-            return _delete(engine, mine, proof if withdrawn else None, directory, private)
-    finally:
-        os.close(parent)
+    with contextlib.ExitStack() as stack:
+        mine = actor.private(str(index))
+        try:
+            parent: int | None = stack.enter_context(storage.folder(directory.parent, root_fd))
+        except FileNotFoundError:
+            # Nothing can have the staging or the final name; an earlier actor may have removed the parent after its capture.
+            parent = None
+        try:
+            private = stack.enter_context(storage.folder(directory.private, root_fd))
+        except FileNotFoundError:
+            if parent is None:
+                return []
+            private = stack.enter_context(_private_folder(engine, directory.private, root_fd))
+        withdrawn = False
+        if not _captured(engine, actor, index, directory, parent, private) and parent is not None:
+            withdrawn = _withdraw(engine, directory, proof, parent, private, mine)
+        return _delete(engine, mine, proof if withdrawn else None, directory, private)
 
 
 def capture_own(engine: Engine, actor: Actor, index: int, directory: Directory, root_fd: int) -> None:
@@ -115,12 +119,12 @@ def _private_folder(engine: Engine, path: str, root_fd: int) -> Iterator[int]:
         os.close(fd)
 
 
-def _captured(engine: Engine, actor: Actor, index: int, directory: Directory, parent: int, private: int) -> bool:
+def _captured(engine: Engine, actor: Actor, index: int, directory: Directory, parent: int | None, private: int) -> bool:
     """Whether the directory has our private name now, because it had its staging name or an earlier actor's private one."""
     mine = actor.private(str(index))
     if storage.exists(mine, private):
         return True
-    if rename_away(engine, directory.staging.rpartition("/")[2], parent, mine, private):
+    if parent is not None and rename_away(engine, directory.staging.rpartition("/")[2], parent, mine, private):
         return True
     earlier = (actor.private(str(index), number) for number in actor.earlier)
     return any(rename_away(engine, name, private, mine, private) for name in earlier)
@@ -211,8 +215,8 @@ def undo_exchange(engine: Engine, actor: Actor, plan: Document, root_fd: int) ->
 def finish_exchange(engine: Engine, actor: Actor, plan: Document, root_fd: int) -> None:
     """Put the new content in place and the old one into the trash; whatever was done already stays done.
 
-    `plan`: {"number", "root", "path", "private", "identity": [inode, born, size] of the new content}. Raises `Overtaken`,
-    `OSError`.
+    `plan`: {"number", "root", "path", "private", "identity", "replaces"}; the last two are [inode, born, size] of the new content
+    and of what was there when the transaction prepared ([] for nothing). Raises `Overtaken`, `Stuck`, `OSError`.
     """
     thing = f"x{plan['number']}"
     mine = actor.private(thing)
@@ -222,19 +226,32 @@ def finish_exchange(engine: Engine, actor: Actor, plan: Document, root_fd: int) 
             return  # exchanged before, and the old content is in the trash
         parent_path, _, name = plan["path"].rpartition("/")
         with storage.folder(parent_path, root_fd) as parent:
-            if _is_new(mine, private, plan):
+            if not _exchanged(mine, private, name, parent, plan):
                 _swap_in(engine, mine, private, name, parent)
             _to_trash(engine, actor, mine, private, plan)
             engine.storage.sync(parent)
             engine.storage.sync(private)
 
 
-def _is_new(name: str, at: int, plan: Document) -> bool:
-    found = storage.identity(name, at)
-    if found is None:
+def _exchanged(mine: str, private: int, name: str, parent: int, plan: Document) -> bool:
+    """Whether an earlier actor made the exchange: then our private name holds the old content."""
+    captured = identity_list(mine, private)
+    if not captured:
         raise Overtaken
-    inode, born, size = plan["identity"]
-    return (found.inode, found.born, found.size) == (inode, born, size)
+    if captured == plan["identity"]:
+        return False
+    if captured == plan["replaces"] or identity_list(name, parent) == plan["identity"]:
+        return True
+    raise Stuck(
+        f"neither the new nor the old content of {plan['path']} can be told by its identity (was the root restored from a copy?)",
+        next=f"look at {plan['private']}/{mine}",
+    )
+
+
+def identity_list(name: str, at: int) -> list[int]:
+    """The identity of `name` as [inode, born, size]; [] if nothing has that name."""
+    found = storage.identity(name, at)
+    return [found.inode, found.born, found.size] if found else []
 
 
 def _swap_in(engine: Engine, mine: str, private: int, name: str, parent: int) -> None:

@@ -16,6 +16,7 @@ from integrator.model import Document
 from integrator.representations import Sources, file_problem, resolve
 from integrator.request import InstanceRequest, PublishRequest
 from integrator.root import Root
+from integrator.transfer import Facts
 
 #: Blocks that a publish may need beside its files (folders, journal, documents), in bytes.
 _RESERVE = 4 * 1024 * 1024
@@ -24,6 +25,8 @@ _MOST_RESOURCES = 100_000
 #: Folders, journal and the like, in files.
 _SPARE = 64
 _UNPRIVILEGED = os.geteuid() != 0
+#: Links of one file below which no file system runs out of them within one request of ours.
+_MANY_LINKS = 1000
 
 
 @attrs.frozen(kw_only=True)
@@ -71,7 +74,8 @@ def preflight(root: Root, request: PublishRequest) -> list[InstancePlan]:
         if plan is not None:
             plans.append(plan)
     if not problems:
-        _check_space(_survey(root, plans, problems).values(), problems)
+        plans, needs = _survey(root, plans, problems)
+        _check_space(needs, problems)
     if problems:
         raise ValidationRefused(problems)
     return plans
@@ -145,41 +149,65 @@ class _Need:
     """What one device must have room for."""
 
     where: str
+    device: int
+    most_links: int
     #: Bytes.
     size: int = 0
     files: int = 0
+    #: Links that each inode with many links gets in addition.
+    links: Counter[int] = attrs.field(factory=Counter)
 
 
-def _survey(root: Root, plans: Sequence[InstancePlan], problems: list[Problem]) -> dict[int, _Need]:
-    """Look at every source once; returns what each destination device must have room for."""
+def _survey(root: Root, plans: Sequence[InstancePlan], problems: list[Problem]) -> tuple[list[InstancePlan], list[_Need]]:
+    """Look at every source once; returns the plans with what was found, and what each destination device must have room for."""
     needs: dict[int, _Need] = {}
+    looked = []
     for plan in plans:
         where = nearest_folder(root, plan)
         device = os.stat(where).st_dev
-        need = needs.setdefault(device, _Need(where=where))
-        most = _most_links(where) if root.settings.link_fallback == "refuse" else 1 << 62
-        links: Counter[int] = Counter()
-        for way, path in _files(root, plan):
-            try:
-                status = os.stat(path)
-            except OSError as error:
-                problems.append(Problem(path, file_problem(path, error)))
-                continue
-            wrong = _source_problem(path, status)
-            if way in ("copy", "write") or status.st_dev != device:
-                need.size += status.st_size
-            if way in ("hardlink", "reflink") and status.st_dev != device and root.settings.link_fallback == "refuse":
+        need = needs.setdefault(device, _Need(where=where, device=device, most_links=_most_links(where)))
+        sources = tuple(
+            attrs.evolve(
+                entry, looked=_look(root, entry.representation.transfer or root.settings.transfer, entry.paths, need, problems)
+            )
+            for entry in plan.sources
+        )
+        _look(root, "copy", [resource.source for resource in plan.resources], need, problems)
+        looked.append(attrs.evolve(plan, sources=sources))
+    return looked, list(needs.values())
+
+
+def _look(root: Root, way: str, paths: Sequence[str], need: _Need, problems: list[Problem]) -> Facts:
+    """Look at the sources of one representation."""
+    facts = Facts()
+    refuse = root.settings.link_fallback == "refuse"
+    sizes, inodes, times = facts.sizes.append, facts.inodes.append, facts.source_times.append
+    for path in paths:
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            problems.append(Problem(path, file_problem(path, error)))
+            continue
+        wrong = _source_problem(path, status)
+        if status.st_dev != need.device or way == "copy":
+            need.size += status.st_size
+            if way in ("hardlink", "reflink") and refuse:
                 wrong = wrong or f'is on another file system, so no {way} can be made: use copy, or link_fallback = "copy"'
-            if way == "symlink" and not root.settings.symlink_outside and not _inside(root, path):
-                wrong = wrong or "is outside the root, and symbolic links to there are not allowed (symlink_outside)"
-            if way == "hardlink":
-                links[status.st_ino] += 1
-                if links[status.st_ino] + status.st_nlink > most:
-                    wrong = wrong or f"has {status.st_nlink} links, and its file system takes {most} at most"
-            need.files += 1
-            if wrong:
-                problems.append(Problem(path, wrong))
-    return needs
+        if way == "hardlink" and status.st_nlink >= _MANY_LINKS and refuse:
+            need.links[status.st_ino] += 1
+            if need.links[status.st_ino] + status.st_nlink > need.most_links:
+                wrong = wrong or f"has {status.st_nlink} links, and its file system takes {need.most_links} at most"
+        if way == "symlink" and not root.settings.symlink_outside and not _inside(root, path):
+            wrong = wrong or "is outside the root, and symbolic links to there are not allowed (symlink_outside)"
+        if wrong:
+            problems.append(Problem(path, wrong))
+        sizes(status.st_size)
+        inodes(status.st_ino)
+        times(status.st_mtime_ns)
+    need.files += len(paths) if way != "hardlink" else 0
+    facts.source_inodes.frombytes(bytes(facts.source_inodes.itemsize * len(facts.sizes)))
+    facts.checksums = [""] * len(facts.sizes)
+    return facts
 
 
 def _source_problem(path: str, status: os.stat_result) -> str:
@@ -194,16 +222,6 @@ def _source_problem(path: str, status: os.stat_result) -> str:
 def _inside(root: Root, path: str) -> bool:
     real = os.path.realpath(path)
     return any(real.startswith(place.rstrip("/") + "/") for place in map(os.path.realpath, root.engine.roots.values()))
-
-
-def _files(root: Root, plan: InstancePlan) -> Iterator[tuple[str, str]]:
-    """(transfer, path) of every source of an instance."""
-    for sources in plan.sources:
-        way = sources.representation.transfer or root.settings.transfer
-        for path in sources.paths:
-            yield way, path
-    for resource in plan.resources:
-        yield "copy", resource.source
 
 
 def nearest_folder(root: Root, plan: InstancePlan) -> str:

@@ -31,6 +31,7 @@ from integrator.errors import Problem
 from integrator.frames import format_spans, holes, parse_frames, runs
 from integrator.layout import NamePolicy
 from integrator.request import RepresentationRequest
+from integrator.transfer import Facts
 
 __all__ = ["Sources", "extension", "file_problem", "inspect", "parse_frames", "resolve"]
 
@@ -61,6 +62,8 @@ class Sources:
     frames: list[int] | None
     #: UDIM of each path; None when these are no tiles.
     udims: list[int] | None
+    #: What a look at the files found; None until somebody looked.
+    looked: Facts | None = None
     #: Extension without its dot. Of several plain files each has its own (`extension`); this is that of the first.
     ext: str
 
@@ -325,9 +328,7 @@ def _frame(text: str, width: int) -> int | None:
 # --- frames -----------------------------------------------------------------------------------------------------------
 
 
-def _choose(
-    representation: RepresentationRequest, where: str, found: dict[int, str], wanted: list[int] | None
-) -> dict[int, str]:
+def _choose(representation: RepresentationRequest, where: str, found: dict[int, str], wanted: list[int] | None) -> dict[int, str]:
     """Those of the `found` files that are `wanted`, all by default. Missing frames are refused or left out."""
     if wanted is None:
         missing = holes(list(found))

@@ -575,9 +575,7 @@ def _read_request(reading: _Reading, document: object) -> Any:
         return _wrong_kind(reading, "$", "an object", document)
     schema = document.get("schema")
     if schema != SCHEMA:
-        reading.wrong(
-            "$.schema", f"must be {SCHEMA!r}" if "schema" in document else f"is missing; it must be {SCHEMA!r}"
-        )
+        reading.wrong("$.schema", f"must be {SCHEMA!r}" if "schema" in document else f"is missing; it must be {SCHEMA!r}")
     _check_distinct(reading, document.get("instances"), ("hierarchy", "asset", "subset"), "$.instances")
     return _REQUEST_FIELDS(reading, document, "$")
 

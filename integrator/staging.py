@@ -89,9 +89,18 @@ class StagingDirectory:
     # --- bringing files in ----------------------------------------------------------------------------------------
 
     def transfer(
-        self, sources: Sequence[str], names: Sequence[str], policy: Policy, *, folder: str = "", progress: Progress | None = None
+        self,
+        sources: Sequence[str],
+        names: Sequence[str],
+        policy: Policy,
+        *,
+        folder: str = "",
+        known: Facts | None = None,
+        progress: Progress | None = None,
     ) -> Facts:
         """Stage `sources` (absolute paths) as `names` in a folder of this directory; returns their facts in order.
+
+        `known` is what a look at the sources of hard links found; it saves another one.
 
         Raises `StorageFailed`, `SourceChanged`, `StagingChanged`. Nothing is half recorded: a chunk is, or is not.
         """
@@ -103,6 +112,7 @@ class StagingDirectory:
                 sources=sources[start:end],
                 names=names[start:end],
                 policy=policy,
+                known=known.part(start, end) if known is not None else None,
             )
             for start, end in _cuts(len(names))
         ]
@@ -114,7 +124,7 @@ class StagingDirectory:
             if progress is not None:
                 progress(len(facts.sizes), sum(facts.sizes))
         for number in range(len(chunks)):
-            _append(group.facts, results[number])
+            group.facts.extend(results[number])
         self._groups.append(group)
         return group.facts
 
@@ -246,7 +256,7 @@ class StagingDirectory:
                 source_inodes=group.facts.source_inodes[start:end],
             )
             for group in self._groups
-            for start, end in _cuts(len(group.names), 4096)
+            for start, end in _cuts(len(group.names), 1024)
         ]
         for _ in self._run([(_verify, (check,)) for check in checks]):
             pass
@@ -323,11 +333,6 @@ def _verify(check: Check, stop: Event | None = None) -> Facts:
 def _cuts(count: int, size: int = transfer.CHUNK) -> Iterator[tuple[int, int]]:
     for start in range(0, count, size):
         yield start, min(start + size, count)
-
-
-def _append(whole: Facts, part: Facts) -> None:
-    for field in attrs.fields(Facts):
-        getattr(whole, field.name).extend(getattr(part, field.name))
 
 
 def _device_and_inode(fd: int) -> tuple[int, int]:

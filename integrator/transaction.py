@@ -65,11 +65,11 @@ class Transaction(Work):
                 engine, wait, lambda: ledger.begin(
                     engine.database, transaction, planner(transaction), engine.owner, engine.settings.lease, facts)
             )  # fmt: skip
-        except _INTERRUPTIONS as error:  # perhaps just after the commit
+        except (*_INTERRUPTIONS, Unanswered) as error:  # perhaps the commit was made all the same
             if found := engine.database.read(TRANSACTIONS, transaction):
                 cls(engine, found).roll_back(error)
-            raise
-        except Unanswered as error:
+            if not isinstance(error, Unanswered):
+                raise
             raise Failed(f"the database failed before anything was staged: {error}", next="run it again") from error
         opened = cls(engine, document)
         with opened._rolling_back():
@@ -139,6 +139,10 @@ class Transaction(Work):
         for change in self._changes:
             write_down(journal, change)
         self._sync()
+        for plan in self._exchanges:
+            parent, _, name = plan["path"].rpartition("/")
+            with storage.folder(parent, self.root(plan["root"])) as at:
+                plan["replaces"] = operations.identity_list(name, at)
         self._identities = [staging.identity() if staging else None for staging in self.staging]
         identities = [[found.inode, found.born] if found else [] for found in self._identities]
         journal.write(Prepared(directories=identities, exchanges=[plan["identity"] for plan in self._exchanges]))
@@ -212,7 +216,7 @@ class Transaction(Work):
 
     def _finish(self) -> None:
         if self._journal is not None:
-            with contextlib.suppress(OSError):  # the database has decided; this record is for people
+            with contextlib.suppress(StorageFailed):  # the database has decided; this record is for people
                 self._journal.write(Committed())
                 self._journal.flush()
         try:
@@ -271,6 +275,8 @@ class Transaction(Work):
         try:
             reason = f"{type(cause).__name__}: {cause}" if cause is not None else ""
             ledger.start_rollback(self._engine.database, self.document, reason)
+            # The reply to an extension may have been lost: what the database holds now is what must be released.
+            self.document.update(self._engine.database.read(TRANSACTIONS, self.id) or {})
             recovery.undo(self._engine, self.document, self.evidence())
         except Conflict:
             try:
@@ -287,7 +293,7 @@ class Transaction(Work):
             self.close()
 
     def _step_aside(self, cause: BaseException | None) -> None:
-        """Somebody else decides now: only the staging directories that we made ourselves are ours to remove."""
+        """Somebody else decides now: only what we made ourselves, under the names we gave it, is ours to remove."""
         found = self._engine.database.read(TRANSACTIONS, self.id) or {}
         if found.get("state") in (State.COMMITTED.value, State.FINISHED.value):
             raise _Decided(found)
@@ -295,6 +301,12 @@ class Transaction(Work):
         for index, staging in self._live():
             with contextlib.suppress(OSError, IntegratorError):
                 operations.capture_own(self._engine, actor, index, staging.directory, self.root(staging.directory.root))
+        for plan in self._exchanges:
+            with contextlib.suppress(OSError, IntegratorError):
+                operations.undo_exchange(self._engine, actor, plan, self.root(plan["root"]))
+        with contextlib.suppress(OSError, IntegratorError):
+            folders = [(root, path) for root, path in self.document["folders"]]
+            operations.remove_folders(self._engine, folders, {root: self.root(root) for root, _ in folders})
         self.document["state"] = State.ROLLED_BACK.value
         if not isinstance(cause, LeaseLost):
             raise ledger.lease_lost(found) from cause

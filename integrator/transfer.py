@@ -65,6 +65,8 @@ class Chunk:
     sources: Sequence[str]
     names: Sequence[str]
     policy: Policy
+    #: What a look at the sources of hard links found before; verified, like everything, when the transaction prepares.
+    known: Facts | None = None
 
 
 @attrs.define
@@ -87,6 +89,15 @@ class Facts:
         self.source_inodes.append(0 if linked else source.st_ino)
         self.checksums.append(checksum)
 
+    def part(self, start: int, end: int) -> Facts:
+        """The facts of some of the files."""
+        return Facts(*(getattr(self, field.name)[start:end] for field in attrs.fields(Facts)))
+
+    def extend(self, other: Facts) -> None:
+        """Add the facts of further files."""
+        for field in attrs.fields(Facts):
+            getattr(self, field.name).extend(getattr(other, field.name))
+
 
 def open_staging(path: str, identity: tuple[int, int]) -> int:
     """A descriptor of a folder of a staging directory. Raises `StagingChanged` if it is not that folder any more."""
@@ -106,21 +117,44 @@ def stage(storage: Storage, chunk: Chunk, stop: Stop | None = None) -> Facts:
 
     Raises `StorageFailed`, `SourceChanged`, `StagingChanged`, `Stopped`.
     """
+    if chunk.known is not None:
+        return _link_known(storage, chunk, chunk.known, stop)
     put = {"copy": _copy, "hardlink": _link, "move": _move, "reflink": _reflink, "symlink": _symlink}[chunk.policy.transfer]
     facts = Facts()
-    buffer = memoryview(bytearray(BLOCK))
     at = open_staging(chunk.folder, chunk.identity)
+    hand = _Hand(storage, at, chunk.policy, memoryview(bytearray(BLOCK)), stop)
     try:
         for source, name in zip(chunk.sources, chunk.names):
             if stop is not None and stop.is_set():
                 raise Stopped
             try:
-                put(_Hand(storage, at, chunk.policy, buffer, stop), source, name, facts)
+                put(hand, source, name, facts)
             except OSError as error:
                 raise StorageFailed(f"{chunk.policy.transfer} {source} to", name, error) from error
     finally:
         os.close(at)
     return facts
+
+
+def _link_known(storage: Storage, chunk: Chunk, known: Facts, stop: Stop | None) -> Facts:
+    """Hard links to sources that were looked at already: one call for each file."""
+    at = open_staging(chunk.folder, chunk.identity)
+    try:
+        for n, (source, name) in enumerate(zip(chunk.sources, chunk.names)):
+            if stop is not None and stop.is_set():
+                raise Stopped
+            try:
+                storage.link(source, name, at)
+            except OSError as error:
+                if error.errno not in _NO_LINK or chunk.policy.fallback == "refuse":
+                    raise StorageFailed(f"hardlink {source} to", name, error) from error
+                facts = known.part(0, n)
+                copied = attrs.evolve(chunk, sources=chunk.sources[n:], names=chunk.names[n:], known=None)
+                facts.extend(stage(storage, copied, stop))
+                return facts
+    finally:
+        os.close(at)
+    return known
 
 
 class _Hand:

@@ -159,16 +159,18 @@ def _frame_text(root: Root, frame: int) -> str:
 
 
 def _check_distinct(instance: InstancePlan, named: Sequence[Named]) -> None:
+    inside = [f"{resource.folder}/{resource.name}" for resource in instance.resources]
+    keys = [collision_key(name) for names in (*(entry.names for entry in named), inside) for name in names]
+    if len(set(keys)) == len(keys):
+        return
+    paths = [path for entry in named for path in entry.sources.paths] + [resource.source for resource in instance.resources]
     seen: dict[str, str] = {}
-    problems = []
-    files = ((path, name) for entry in named for path, name in zip(entry.sources.paths, entry.names))
-    inside = ((resource.source, f"{resource.folder}/{resource.name}") for resource in instance.resources)
-    for path, name in (*files, *inside):
-        other = seen.setdefault(collision_key(name), path)
-        if other is not path:
-            problems.append(Problem(path, f"would be published as {name}, and so would {other}"))
-    if problems:
-        raise ValidationRefused(problems)
+    pairs = ((path, key, seen.setdefault(key, path)) for path, key in zip(paths, keys))
+    raise ValidationRefused(
+        Problem(path, f"would be published under the same name as {other} ({key})")
+        for path, key, other in pairs
+        if other is not path
+    )
 
 
 # --- contents -------------------------------------------------------------------------------------------------------
@@ -206,7 +208,8 @@ class Version:
         way = representation.transfer or self._root.settings.transfer
         rule = policy(self._root.engine, way, checksum)
         sources = _link_targets(self, named, self._root) if way == "symlink" else named.sources.paths
-        facts = self.staging.transfer(sources, named.names, rule, progress=progress)
+        known = named.sources.looked if way == "hardlink" and checksum != "all" else None
+        facts = self.staging.transfer(sources, named.names, rule, known=known, progress=progress)
         extra = {**representation.data, "tags": list(representation.tags)} if representation.tags else dict(representation.data)
         self.describe(representation.name, named.values, named.names, facts, extra)
 

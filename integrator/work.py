@@ -129,13 +129,11 @@ class Work:
             try:
                 self._engine.storage.write_file(name, content, self._engine.settings.file_mode, fd)
                 self._engine.storage.sync(fd)
-                found = storage.identity(name, fd)
+                plan["identity"] = operations.identity_list(name, fd)
             finally:
                 os.close(fd)
         except OSError as error:
             raise StorageFailed("write the new content of", place.path, error) from error
-        assert found is not None
-        plan["identity"] = [found.inode, found.born, found.size]
 
     def effect(self, name: str, arguments: Mapping[str, Any]) -> Any:
         """Make a change in an outside system, registered under `name` in the engine.

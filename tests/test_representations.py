@@ -33,7 +33,8 @@ def tried(folder: Path, *files: str, **more: Any) -> tuple[Sources | None, list[
 
 def resolved(folder: Path, *files: str, **more: Any) -> Sources:
     sources, problems = tried(folder, *files, **more)
-    assert sources is not None and not problems, problems
+    assert sources is not None, problems
+    assert not problems
     return sources
 
 
@@ -185,9 +186,7 @@ def test_frame_1001_is_no_tile(tmp_path: Path) -> None:
     assert (sources.frames, sources.udims) == ([1001], None)
 
 
-@pytest.mark.parametrize(
-    "name", ["a#1.exr", "a%04d.exr", "a.%04d.exr [1-3]", "a#b#.exr", "a[1-3].exr", "<UDIM>.tx", "a%.exr"]
-)
+@pytest.mark.parametrize("name", ["a#1.exr", "a%04d.exr", "a.%04d.exr [1-3]", "a#b#.exr", "a[1-3].exr", "<UDIM>.tx", "a%.exr"])
 def test_a_name_that_looks_like_a_pattern_is_a_file_when_nothing_else_matches(tmp_path: Path, name: str) -> None:
     make(tmp_path, [name])
     if name.endswith("]"):
@@ -229,9 +228,7 @@ def test_what_cannot_be_resolved_is_refused_by_its_name(tmp_path: Path, files: l
 # --- missing frames, renumbering --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("pattern", "frames"), [("a.%04d.exr", None), ("a.####.exr", "1-12"), ("a.%04d.exr [1-12]", None)]
-)
+@pytest.mark.parametrize(("pattern", "frames"), [("a.%04d.exr", None), ("a.####.exr", "1-12"), ("a.%04d.exr [1-12]", None)])
 def test_missing_frames_are_refused_or_left_out(tmp_path: Path, pattern: str, frames: str | None) -> None:
     make(tmp_path, [f"a.{frame:04}.exr" for frame in (1, 2, 4, 9, 12)])
     assert refusal(tmp_path, pattern, frames=frames) == "lacks the frames 3, 5-8, 10-11"
@@ -258,7 +255,8 @@ def test_a_gap_of_a_billion_frames_is_reported_at_once(tmp_path: Path) -> None:
 def test_renumbering_keeps_gaps(tmp_path: Path, start: int, frames: list[int]) -> None:
     make(tmp_path, ["a.0010.exr", "a.0011.exr", "a.0014.exr"])
     sources = resolved(tmp_path, "a.####.exr", missing_frames="allow", start_frame=start)
-    assert sources.frames == frames and names(sources)[-1] == "a.0014.exr"
+    assert sources.frames == frames
+    assert names(sources)[-1] == "a.0014.exr"
 
 
 # --- several files, and single ones -----------------------------------------------------------------------------------
@@ -278,7 +276,8 @@ def test_renumbering_keeps_gaps(tmp_path: Path, start: int, frames: list[int]) -
 )
 def test_files_that_differ_in_one_number_are_a_sequence(tmp_path: Path, files: list[str], frames: list[int]) -> None:
     sources = resolved(tmp_path, *files)
-    assert sources.frames == frames and sorted(sources.paths) == sorted(f"{tmp_path}/{name}" for name in files)
+    assert sources.frames == frames
+    assert sorted(sources.paths) == sorted(f"{tmp_path}/{name}" for name in files)
 
 
 @pytest.mark.parametrize(
@@ -415,7 +414,8 @@ def test_an_unreadable_source_is_listed(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(os, "access", access)
     [problem] = inspect([str(tmp_path / "open"), str(tmp_path / "secret")])
-    assert problem.where.endswith("secret") and "permission" in problem.what
+    assert problem.where.endswith("secret")
+    assert "permission" in problem.what
     assert "permission" in file_problem("/secret/a", PermissionError(13, "Permission denied"))
 
 
@@ -425,7 +425,9 @@ def test_a_hundred_thousand_frames_take_a_moment(tmp_path: Path) -> None:
     representation = RepresentationRequest(name="exr", files=files, frames="0-99999")
     started = time.perf_counter()
     sources, _ = resolve(representation, base="", roots={})
-    assert sources is not None and len(sources.paths) == 100_000 and time.perf_counter() - started < 1
+    assert sources is not None
+    assert len(sources.paths) == 100_000
+    assert time.perf_counter() - started < 1
     tracemalloc.start()
     resolve(representation, base="", roots={})
     assert tracemalloc.get_traced_memory()[1] < 50 * 2**20

@@ -244,9 +244,7 @@ def test_the_policy_given_is_the_one_that_decides() -> None:
 @pytest.mark.parametrize("field", ["instances.0.representations.0.files", "instances.0.resources.0.files"])
 def test_sources_may_have_any_bytes_that_files_have(field: str) -> None:
     name = b"/in/\xff\n #%[.exr".decode("utf-8", "surrogateescape")
-    assert to_document(parse_request(json.dumps(changed(field, [name])))) == to_document(
-        parse_request(changed(field, [name]))
-    )
+    assert to_document(parse_request(json.dumps(changed(field, [name])))) == to_document(parse_request(changed(field, [name])))
     for wrong in ("a\0b", "\ud800", ""):
         assert list(problems(changed(field, ["/a", wrong]))) == [f"{json_path(field)}[1]"]
 
@@ -349,11 +347,7 @@ def test_data_is_kept_as_it_is_and_apart_from_the_callers() -> None:
 
 WORDS = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True)
 JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**63), 2**63 - 1)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | WORDS,
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | WORDS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
     max_leaves=5,
 )
@@ -395,9 +389,9 @@ INSTANCES = st.builds(
     template=st.just("") | WORDS,
     staging_dir=st.sampled_from(["", "/a", "{root[work]}/x"]),
     inputs=st.lists(FULL_TEXTS, max_size=2).map(tuple),
-    resources=st.lists(
-        st.builds(ResourceRequest, files=FILES, folder=HIERARCHIES.filter(bool)), min_size=1, max_size=2
-    ).map(tuple),
+    resources=st.lists(st.builds(ResourceRequest, files=FILES, folder=HIERARCHIES.filter(bool)), min_size=1, max_size=2).map(
+        tuple
+    ),
     representations=st.lists(REPRESENTATIONS, max_size=2, unique_by=lambda one: one.name).map(tuple),
     data=DATA,
 )
@@ -412,9 +406,9 @@ REQUESTS = st.builds(
     intent=TEXTS,
     machine=TEXTS,
     user=TEXTS,
-    instances=st.lists(
-        INSTANCES, min_size=1, max_size=2, unique_by=lambda one: (one.hierarchy, one.asset, one.subset)
-    ).map(tuple),
+    instances=st.lists(INSTANCES, min_size=1, max_size=2, unique_by=lambda one: (one.hierarchy, one.asset, one.subset)).map(
+        tuple
+    ),
 )
 
 

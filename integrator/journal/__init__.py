@@ -16,6 +16,7 @@ from typing import Final
 import attrs
 
 from integrator import storage
+from integrator.errors import StorageFailed
 from integrator.journal.format import Began, JournalDamaged, Record, encode_record, read_records
 from integrator.storage import Storage
 
@@ -49,15 +50,21 @@ class Journal:
             self.flush()
 
     def flush(self) -> None:
-        """Hand all records to the kernel."""
+        """Hand all records to the kernel. Raises `StorageFailed`: then this journal is not to be written any more."""
         content, self._buffer, self._waiting = b"".join(self._buffer), [], 0
-        if content:
-            self._storage.write_all(self._fd, content)
+        try:
+            if content:
+                self._storage.write_all(self._fd, content)
+        except OSError as error:
+            raise StorageFailed("write", "the journal", error) from error
 
     def sync(self) -> None:
-        """Make all records durable."""
+        """Make all records durable. Raises `StorageFailed`."""
         self.flush()
-        self._storage.sync(self._fd)
+        try:
+            self._storage.sync(self._fd)
+        except OSError as error:
+            raise StorageFailed("make durable", "the journal", error) from error
 
     def close(self) -> None:
         """Close the file. What still waits in memory is dropped: only a transaction that ended otherwise closes early."""

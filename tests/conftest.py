@@ -1,0 +1,32 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+from studio import Studio, fast_folder
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Settings of whoever runs the tests must not change what they see."""
+    for name in ("INTEGRATOR_ROOT", "INTEGRATOR_DATABASE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "no-user-settings"))
+
+
+@pytest.fixture(scope="session")
+def _studio() -> Iterator[Studio]:
+    with tempfile.TemporaryDirectory(dir=fast_folder(), prefix="integrator-test-") as folder:
+        yield Studio(os.path.join(folder, "studio"))
+
+
+@pytest.fixture
+def studio(_studio: Studio) -> Iterator[Studio]:
+    """A studio of its own, with v001 of two subsets."""
+    copy = _studio.fresh()
+    yield copy
+    copy.remove()

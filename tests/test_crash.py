@@ -1,0 +1,180 @@
+"""Killed at any instant, a publish is complete or absent after recovery.
+
+The process dies before and after every call that changes the file system or the database: `integrator.testing.Fate` numbers the
+calls, raises at one of them, and lets nothing take effect from then on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from studio import Studio, Tree
+
+import integrator
+from integrator.errors import IntegratorError
+from integrator.root import Root
+from integrator.testing import Fate, Killed
+
+Work = Callable[[Studio, Root], None]
+
+
+def publish(studio: Studio, root: Root) -> None:
+    integrator.publish(studio.request("job"), root)
+
+
+def assemble(studio: Studio, root: Root) -> None:
+    """Everything that has something to finish after the verdict."""
+    own = Path(studio.folder, "moved.ma")
+    if not own.exists():
+        shutil.copy(f"{studio.sources}/cam.abc", own)
+    with root.begin(project="demo", publish_id="job", author="anna") as assembly:
+        version = assembly.new_version(asset="sh010", hierarchy="shots/sq01", subset="model", family="model")
+        version.copy(f"{studio.sources}/cam.abc")
+        Path(version.path, "sim.vdb").write_bytes(b"voxels")
+        version.adopt("sim.vdb")
+        version.move(str(own))
+        assembly.insert("demo", {"type": "note", "text": "new"})
+        assembly.replace_file(f"{root.path}/demo/edit.json", b"new")
+        assembly.replace_file(f"{root.path}/demo/cut.json", b"made")
+
+
+def fail(studio: Studio, root: Root) -> None:
+    """A publish that is rolled back by its owner at the last moment."""
+    with root.begin(project="demo", publish_id="job") as assembly:
+        version = assembly.new_version(asset="sh020", subset="model", family="model")
+        version.copy(f"{studio.sources}/cam.abc")
+        assembly.replace_file(f"{root.path}/demo/edit.json", b"new")
+        version.staging.write("unknown.txt", b"x")
+        assembly.transaction._prepare()
+        assembly.transaction._reveal()
+        raise RuntimeError("a later plugin fails")
+
+
+def prepare_files(studio: Studio) -> None:
+    Path(studio.path, "demo/edit.json").write_bytes(b"old")
+
+
+class Subject:
+    """One kind of work, its old and its new state, and the calls that it makes."""
+
+    def __init__(self, studio: Studio, work: Work) -> None:
+        self.studio = studio.fresh("subject")
+        self.work = work
+        prepare_files(self.studio)
+        self.old = (self.studio.tree(), self.studio.documents())
+        done = self.studio.fresh("done")
+        fate = Fate()
+        with done.open(fate) as root, contextlib.suppress(RuntimeError):
+            work(done, root)
+        self.calls = list(fate.calls)
+        self.new_tree = done.tree()
+        self.new_count = len(done.documents())
+        assert done.leftovers() == []
+
+    def kill(self, number: int, when: str) -> tuple[Studio, bool]:
+        """A studio in which the work was killed at a call, and whether it was acknowledged before."""
+        run = self.studio.fresh("kill")
+        acknowledged = False
+        root = run.open(Fate(kill_at=number, when=when), owner=run.dead)  # type: ignore[arg-type]
+        try:
+            self.work(run, root)
+            acknowledged = True
+        except (Killed, RuntimeError, IntegratorError):
+            pass
+        finally:
+            root.close()
+        return run, acknowledged
+
+    def outcome(self, run: Studio) -> str:
+        """old or new; anything else is a failure that says what differs."""
+        tree, documents = run.tree(), run.documents()
+        if (tree, documents) == self.old:
+            return "old"
+        # What is written rather than copied gets the time of its run.
+        assert _timeless(tree) == _timeless(self.new_tree), _difference(tree, self.old[0], self.new_tree)
+        assert len(documents) == self.new_count
+        return "new"
+
+
+def _timeless(tree: Tree) -> Tree:
+    return {name: (*entry[:3], *entry[4:]) for name, entry in tree.items()}
+
+
+def _difference(tree: object, *others: object) -> str:
+    assert isinstance(tree, dict)
+    shown = []
+    for other in others:
+        assert isinstance(other, dict)
+        shown.append(sorted(set(tree.items()) ^ set(other.items()))[:6])
+    return f"neither old nor new: {shown}"
+
+
+def _assert_settled(run: Studio) -> None:
+    assert run.leftovers() == []
+    again = Fate()
+    run.recover(again)
+    assert again.calls == [], "a second recovery must change nothing"
+
+
+@pytest.mark.parametrize("work", [publish, assemble, fail])
+def test_killed_before_or_after_any_call_it_is_complete_or_absent(studio: Studio, work: Work) -> None:
+    subject = Subject(studio, work)
+    outcomes = {"old": 0, "new": 0}
+    for number in range(1, len(subject.calls) + 1):
+        for when in ("before", "after"):
+            run, acknowledged = subject.kill(number, when)
+            run.recover()
+            outcome = subject.outcome(run)
+            outcomes[outcome] += 1
+            assert outcome == "new" or not acknowledged
+            _assert_settled(run)
+            run.remove()
+    print(f"\n{work.__name__}: killed at {2 * len(subject.calls)} points of {len(subject.calls)} calls: {outcomes}")
+    assert outcomes["old"] > 0
+
+
+def test_killed_before_the_verdict_it_is_absent_and_after_it_complete(studio: Studio) -> None:
+    subject = Subject(studio, publish)
+    [verdict] = [number for number, text in enumerate(subject.calls, 1) if "state=finished" in text]
+    for number, when, expected in ((verdict, "before", "old"), (verdict, "after", "new"), (verdict + 1, "before", "new")):
+        run, _ = subject.kill(number, when)
+        run.recover()
+        assert subject.outcome(run) == expected
+
+
+@pytest.mark.parametrize("work", [publish, assemble])
+def test_recovery_killed_anywhere_converges_in_the_next_run(studio: Studio, work: Work) -> None:
+    """Depth two: a sample of kills of the work, and every kill of the recovery after each."""
+    subject = Subject(studio, work)
+    points = 0
+    for number in range(2, len(subject.calls) + 1, 9):
+        whole = Fate()
+        subject.kill(number, "before")[0].recover(whole)
+        for call in range(1, len(whole.calls) + 1):
+            for when in ("before", "after"):
+                run, _ = subject.kill(number, "before")
+                with pytest.raises(Killed):
+                    run.recover(Fate(kill_at=call, when=when), owner=run.dead)  # type: ignore[arg-type]
+                run.recover()
+                subject.outcome(run)
+                _assert_settled(run)
+                run.remove()
+                points += 1
+    print(f"\n{work.__name__}: recovery killed at {points} points")
+    assert points > 50
+
+
+def test_a_retry_after_any_kill_gets_the_same_number(studio: Studio) -> None:
+    subject = Subject(studio, publish)
+    for number in range(1, len(subject.calls) + 1, 3):
+        run, _ = subject.kill(number, "after")
+        with run.open() as root:
+            result = integrator.publish(run.request("job"), root)
+        assert [version.version for version in result.versions] == [2, 2]
+        assert subject.outcome(run) == "new"
+        _assert_settled(run)
+        run.remove()
