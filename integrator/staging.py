@@ -156,12 +156,14 @@ class StagingDirectory:
         """
         folder, _, base = name.rpartition("/")
         try:
+            if folder:
+                os.close(storage.open_folder(folder, self.fd))  # it must be there already
+            self._folder(folder)
             at = storage.open_folder(folder, self.fd)
             try:
                 status = os.stat(base, dir_fd=at, follow_symlinks=False)
                 if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
                     raise StagingChanged(f"{name} in {self.path} is empty or not a regular file")
-                self._folders[folder] = _device_and_inode(at)
                 digest = ""
                 if checksum:
                     fd = os.open(base, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
@@ -203,8 +205,12 @@ class StagingDirectory:
                 fd = self._engine.storage.make_folders(folder, self._engine.settings.folder_mode, self.fd)
             except OSError as error:
                 raise StorageFailed("make the folder", folder, error) from error
-            self._folders[folder] = _device_and_inode(fd)
             os.close(fd)
+            # Every folder on the way is ours to make durable, not only the last one.
+            parts = folder.split("/")
+            for path in ("/".join(parts[: n + 1]) for n in range(len(parts))):
+                with storage.folder(path, self.fd) as at:
+                    self._folders[path] = _device_and_inode(at)
 
     def _open(self, folder: str) -> int:
         self._folder(folder)

@@ -270,8 +270,9 @@ class Transaction(Work):
 
         Raises `Unsettled` if that cannot be done now, `LeaseLost` if somebody else decides; the error that led here is the cause.
         """
-        if self.state is not State.OPEN:
+        if self.state is not State.OPEN or self._over:
             return
+        self._over = True
         try:
             reason = f"{type(cause).__name__}: {cause}" if cause is not None else ""
             ledger.start_rollback(self._engine.database, self.document, reason)

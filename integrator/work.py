@@ -62,6 +62,8 @@ class Work:
         self._exchanges: list[Document] = []
         self._deferred: list[Document] = []
         self._number = 0
+        #: Whether this actor has tried to roll back, or must not: it tries once, and recovery does the rest.
+        self._over = False
         #: Identities of the staging directories, once prepared.
         self._identities: list[Identity | None] = []
 

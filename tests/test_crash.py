@@ -15,6 +15,7 @@ import pytest
 from studio import Studio, Tree
 
 import integrator
+from integrator import ledger
 from integrator.errors import IntegratorError
 from integrator.root import Root
 from integrator.testing import Fate, Killed
@@ -50,6 +51,7 @@ def fail(studio: Studio, root: Root) -> None:
         assembly.replace_file(f"{root.path}/demo/edit.json", b"new")
         version.staging.write("unknown.txt", b"x")
         assembly.transaction._prepare()
+        ledger.confirm(root.engine.database, assembly.transaction.document)
         assembly.transaction._reveal()
         raise RuntimeError("a later plugin fails")
 

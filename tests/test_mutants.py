@@ -1,0 +1,209 @@
+"""With any one rule of the protocol removed, a test fails: each mutant takes one away, and the test that must notice is run.
+
+A mutant that survives means that a guarantee rests on something that no test can see.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import test_protocol as protocol
+from studio import Studio
+
+from integrator import leases, ledger, operations, recovery, staging
+from integrator.errors import Conflict
+from integrator.journal import Journal
+from integrator.model import State
+from integrator.storage import Storage
+from integrator.testing import CrashingStorage
+from integrator.transaction import Transaction
+
+Patch = Callable[[pytest.MonkeyPatch], None]
+Mutant = tuple[Patch, Callable[..., None]]
+
+
+def no_confirm(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ledger, "confirm", lambda database, document: None)
+
+
+def no_capture(patch: pytest.MonkeyPatch) -> None:
+    """Delete the contents of a staging directory in place; its name stays until it is empty."""
+    plain = operations.rename_away
+
+    def delete_in_place(engine: Any, name: str, at: int, private_name: str, private: int) -> bool:
+        if ".tmp." not in name:
+            return plain(engine, name, at, private_name, private)
+        if operations.storage.exists(name, at):
+            with operations.storage.folder(name, at) as fd:
+                for inner in os.listdir(fd):
+                    engine.storage.remove_tree(inner, fd)
+        return False
+
+    patch.setattr(operations, "rename_away", delete_in_place)
+
+
+def no_compare_and_swap_at_the_owners_rollback(patch: pytest.MonkeyPatch) -> None:
+    def claim_it(database: Any, document: Any, error: str) -> None:
+        document.update(state=State.ROLLING_BACK.value, undoers=[*document["undoers"], document["actor"]])
+
+    def undo(engine: Any, document: Any, evidence: Any) -> None:
+        try:
+            plain(engine, document, evidence)
+        except Conflict:
+            document["state"] = State.ROLLED_BACK.value
+
+    plain = recovery.undo
+    patch.setattr(ledger, "start_rollback", claim_it)
+    patch.setattr(recovery, "undo", undo)
+    # ... and believe that what has the final name is what was revealed.
+    patch.setattr(operations, "_same_names", lambda *_: True)
+    patch.setattr(operations.storage, "identity", _anything)
+
+
+def _anything(name: str, at: int) -> Any:
+    return "the same" if not name or operations.storage.exists(name, at) else None
+
+
+def no_burn(patch: pytest.MonkeyPatch) -> None:
+    plain = ledger.rolled_back
+    patch.setattr(
+        ledger, "rolled_back", lambda database, document, *, burn, left: plain(database, document, burn=False, left=left)
+    )
+
+
+def no_lease_fence(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(leases, "fences", lambda tokens, transaction: [])
+    patch.setattr(leases, "releases", lambda tokens, transaction, *, unbroken=False: [])
+
+
+def no_second_look(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Transaction, "_look_again", lambda self, planner: None)
+
+
+def a_plain_rename(patch: pytest.MonkeyPatch) -> None:
+    def replace(self: Storage, old: str, old_at: int, new: str, new_at: int) -> None:
+        os.rename(old, new, src_dir_fd=old_at, dst_dir_fd=new_at)
+
+    patch.setattr(Storage, "rename", replace)
+
+
+def an_open_that_is_believed(patch: pytest.MonkeyPatch) -> None:
+    """After a lost reply: read the document, and if it says `open`, roll back without winning it."""
+    plain = ledger.start_rollback
+
+    def believe(database: Any, document: Any, error: str) -> None:
+        if "Unanswered" not in error:
+            return plain(database, document, error)
+        found = database.read("transactions", document["_id"])
+        if found["state"] != State.OPEN.value:
+            raise Conflict("transactions", document["_id"], found["state"])
+        document.update(state=State.ROLLING_BACK.value, undoers=[1])
+        return None
+
+    patch.setattr(ledger, "start_rollback", believe)
+    patch.setattr(ledger, "rolled_back", lambda database, document, **_: document.update(state=State.ROLLED_BACK.value))
+
+
+def no_root_check(patch: pytest.MonkeyPatch) -> None:
+    from integrator.engine import Engine
+
+    patch.setattr(Engine, "_check_marker", lambda self, name, path, fd: None)
+
+
+def anything_at_a_final_path_is_ours(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(operations, "_withdraw", _withdraw_anything)
+
+
+def _withdraw_anything(engine: Any, directory: Any, proof: Any, parent: int, private: int, mine: str) -> bool:
+    return bool(operations.rename_away(engine, directory.final.rpartition("/")[2], parent, mine, private))
+
+
+def a_withdrawal_that_deletes_all(patch: pytest.MonkeyPatch) -> None:
+    plain = operations._delete
+    patch.setattr(
+        operations, "_delete", lambda engine, mine, proof, directory, private: plain(engine, mine, None, directory, private)
+    )
+
+
+def _without_sync(*where: str) -> Patch:
+    """No fsync in functions of these names."""
+
+    def apply(patch: pytest.MonkeyPatch) -> None:
+        plain = CrashingStorage.sync  # type: ignore[attr-defined]
+
+        def sync(self: Any, fd: int) -> None:
+            if inspect.stack()[1].function not in where:
+                plain(self, fd)
+
+        patch.setattr(CrashingStorage, "sync", sync)
+
+    return apply
+
+
+def no_sync_of_the_file_system(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(CrashingStorage, "sync_filesystem", lambda self, fd: None)
+
+
+def no_sync_of_the_journal(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Journal, "sync", Journal.flush)
+
+
+def reveal_before_prepare(patch: pytest.MonkeyPatch) -> None:
+    prepare, reveal = Transaction._prepare, Transaction._reveal
+
+    def both(self: Transaction) -> None:
+        self._identities = [found.identity() if found else None for found in self.staging]
+        reveal(self)
+        prepare(self)
+
+    patch.setattr(Transaction, "_prepare", both)
+    patch.setattr(Transaction, "_reveal", lambda self: None)
+    patch.setattr(staging.StagingDirectory, "verify", lambda self: None)
+
+
+MUTANTS: list[Mutant] = [
+    (no_confirm, protocol.test_confirm_keeps_a_late_owner_from_revealing_what_was_rolled_back),
+    (no_capture, protocol.test_capture_keeps_a_late_owner_from_filling_what_is_being_deleted),
+    (no_compare_and_swap_at_the_owners_rollback, protocol.test_an_owner_must_win_the_right_to_roll_back),
+    (no_burn, protocol.test_a_number_is_burnt_rather_than_raced_for),
+    (no_lease_fence, protocol.test_a_broken_lease_loses_at_the_verdict_even_if_nobody_took_over),
+    (no_second_look, protocol.test_a_folder_that_appears_before_the_claim_is_seen_after_it),
+    (a_plain_rename, protocol.test_a_folder_that_appears_before_the_reveal_is_never_replaced),
+    (an_open_that_is_believed, protocol.test_a_verdict_that_arrives_after_the_rollback_changes_nothing),
+    (no_root_check, protocol.test_a_root_that_is_not_mounted_settles_nothing),
+    (anything_at_a_final_path_is_ours, protocol.test_foreign_content_at_a_final_path_survives_recovery),
+    (a_withdrawal_that_deletes_all, protocol.test_what_somebody_put_into_a_revealed_version_survives_its_withdrawal),
+    (no_sync_of_the_file_system, protocol.test_everything_is_durable_before_anybody_can_see_it),
+    (no_sync_of_the_journal, protocol.test_everything_is_durable_before_anybody_can_see_it),
+    (_without_sync("_reveal"), protocol.test_everything_is_durable_before_anybody_can_see_it),
+    (reveal_before_prepare, protocol.test_everything_is_durable_before_anybody_can_see_it),
+    (_without_sync("sync_files"), protocol.test_a_few_files_are_made_durable_one_by_one_with_all_their_folders),
+    (_without_sync("_sync"), protocol.test_a_few_files_are_made_durable_one_by_one_with_all_their_folders),
+    (_without_sync("_withdraw"), protocol.test_a_withdrawal_is_durable_before_anything_of_it_is_deleted_or_released),
+    (_without_sync("_delete"), protocol.test_a_withdrawal_is_durable_before_anything_of_it_is_deleted_or_released),
+    (
+        _without_sync("finish_exchange", "_to_trash"),
+        protocol.test_the_old_content_is_in_the_trash_durably_before_the_transaction_ends,
+    ),
+]
+
+
+def _name(mutant: Mutant) -> str:
+    cells = inspect.getclosurevars(mutant[0]).nonlocals
+    return f"no_sync_in_{'_and_'.join(cells['where'])}" if "where" in cells else mutant[0].__name__
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=_name)
+def test_a_removed_rule_is_noticed(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch, mutant: tuple[Patch, Callable[..., None]]
+) -> None:
+    patch, check = mutant
+    check(studio.fresh("sane"))
+    with monkeypatch.context() as context:
+        patch(context)
+        with pytest.raises(BaseException):  # noqa: B017 - any way to fail will do
+            check(studio.fresh("mutant"))
