@@ -45,6 +45,9 @@ class Problem(tuple[str, str]):
     def __new__(cls, where: str, what: str) -> Problem:
         return super().__new__(cls, (where, what))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Problem, tuple(self)
+
     @property
     def where(self) -> str:
         return self[0]

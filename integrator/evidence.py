@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
@@ -27,8 +27,8 @@ class Proof:
 
     #: Its identity, from the `prepared` record; None if it was not prepared.
     identity: Identity | None
-    #: Names of the files in it, relative.
-    names: frozenset[str]
+    #: (size, inode) of each file in it, by its relative name.
+    files: Mapping[str, tuple[int, int]]
     #: False if the journal lost its end or is not there: then absence of a `prepared` record proves nothing.
     whole: bool
 
@@ -51,7 +51,7 @@ class Evidence:
 
 def no_evidence(document: Document) -> Evidence:
     """For a transaction whose journal is not to be believed: nothing at a final path can be proved to be ours."""
-    nothing = Proof(identity=None, names=frozenset(), whole=True)
+    nothing = Proof(identity=None, files={}, whole=True)
     return Evidence(proofs=[nothing] * len(document["directories"]), revealed=True)
 
 
@@ -59,9 +59,9 @@ def evidence_of(engine: Engine, document: Document) -> Evidence:
     """The evidence that a journal gives. Raises `JournalDamaged`: nothing is deleted on the word of a damaged one."""
     content = engine.journals.read(document["_id"])
     prepared = _last(content.records, Prepared)
-    names = _staged_names(content.records, len(document["directories"]))
+    files = _staged_files(content.records, len(document["directories"]))
     proofs = [
-        Proof(identity=_identity(prepared, index), names=frozenset(names[index]), whole=not content.torn)
+        Proof(identity=_identity(prepared, index), files=files[index], whole=not content.torn)
         for index in range(len(document["directories"]))
     ]
     done = {record.number: record.result for record in content.records if isinstance(record, EffectDone)}
@@ -99,11 +99,12 @@ def _identity(prepared: Prepared | None, index: int) -> Identity | None:
     return Identity(inode=inode, born=born)
 
 
-def _staged_names(records: Iterable[Record], count: int) -> list[set[str]]:
-    names: list[set[str]] = [set() for _ in range(count)]
+def _staged_files(records: Iterable[Record], count: int) -> list[dict[str, tuple[int, int]]]:
+    files: list[dict[str, tuple[int, int]]] = [{} for _ in range(count)]
     for record in records:
         if isinstance(record, Staged) and 0 <= record.directory < count:
-            names[record.directory].update(record.names)
+            files[record.directory].update(zip(record.names, zip(record.sizes, record.inodes)))
         elif isinstance(record, Unstaged) and 0 <= record.directory < count:
-            names[record.directory].difference_update(record.names)
-    return names
+            for name in record.names:
+                files[record.directory].pop(name, None)
+    return files

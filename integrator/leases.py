@@ -170,8 +170,16 @@ def known_dead(owner: Owner) -> bool:
     here = (socket.gethostname(), _boot_id(), _pid_namespace())
     if (owner.host, owner.boot, owner.namespace) != here or not owner.boot or not owner.namespace:
         return False
-    started = _start_time(owner.pid)
-    return started is None or started != owner.started
+    try:
+        os.kill(owner.pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass  # it runs, and is somebody else's
+    fields = _status_fields(owner.pid)
+    if fields is None:
+        return False  # it may be hidden from us (``hidepid``), not gone
+    return fields[0] in (b"Z", b"X") or int(fields[19]) != owner.started
 
 
 def _boot_id() -> str:
@@ -189,14 +197,19 @@ def _pid_namespace() -> int:
         return 0
 
 
-def _start_time(pid: int) -> int | None:
-    """Start time of a process in ticks since boot (proc(5), field 22 of ``stat``); None if it does not run."""
+def _status_fields(pid: int) -> list[bytes] | None:
+    """The fields of proc(5) ``stat`` from the third, the state, on; None if they cannot be read."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
+            return file.read().rpartition(b")")[2].split()
     except OSError:
         return None
-    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def _start_time(pid: int) -> int | None:
+    """Start time of a process in clock ticks since boot; None if it does not run, or cannot be seen."""
+    fields = _status_fields(pid)
+    return None if fields is None or fields[0] in (b"Z", b"X") else int(fields[19])
 
 
 @attrs.frozen(kw_only=True)

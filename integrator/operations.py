@@ -143,7 +143,7 @@ def _withdraw(engine: Engine, directory: Directory, proof: Proof, parent: int, p
             f"{directory.final} is there, and the journal that could tell whose it is is lost or cut short. It was left as it is",
             next="look at it, move it away if it is not wanted, then: integrator recover",
         )
-    if found != proof.identity or (found.born == 0 and not _same_names(name, parent, proof.names)):
+    if found != proof.identity or not _holds_our_files(name, parent, proof):
         return False
     if not rename_away(engine, name, parent, mine, private):
         return False
@@ -153,9 +153,27 @@ def _withdraw(engine: Engine, directory: Directory, proof: Proof, parent: int, p
     return True
 
 
-def _same_names(name: str, at: int, names: frozenset[str]) -> bool:
+def _holds_our_files(name: str, at: int, proof: Proof) -> bool:
+    """Whether a directory with the right identity holds at least one of our files, all where a birth time does not vouch for it.
+
+    Inode and birth time alone can be alike for two directories that were made within one tick of the kernel's clock.
+    """
+    if not proof.files:
+        return True
+    every = proof.identity is not None and proof.identity.born == 0
     with storage.folder(name, at) as fd:
-        return set(_files(fd)) == names
+        ours = (_is_file(fd, path, facts) for path, facts in proof.files.items())
+        return all(ours) if every else any(ours)
+
+
+def _is_file(fd: int, path: str, facts: tuple[int, int]) -> bool:
+    folder, _, name = path.rpartition("/")
+    try:
+        with storage.folder(folder, fd) as at:
+            status = os.stat(name, dir_fd=at, follow_symlinks=False)
+    except OSError:
+        return False
+    return (status.st_size, status.st_ino) == facts
 
 
 def _files(fd: int, prefix: str = "") -> Iterator[str]:
@@ -176,8 +194,8 @@ def _delete(engine: Engine, mine: str, proof: Proof | None, directory: Directory
     foreign: set[str] = set()
     if proof is not None:
         with storage.folder(mine, private) as fd:
-            foreign = set(_files(fd)) - proof.names
-            for name in sorted(proof.names) if foreign else ():
+            foreign = set(_files(fd)) - set(proof.files)
+            for name in sorted(proof.files) if foreign else ():
                 with contextlib.suppress(FileNotFoundError), storage.folder(name.rpartition("/")[0], fd) as inner:
                     engine.storage.unlink(name.rpartition("/")[2], inner)
     left = sorted(foreign) if foreign else engine.storage.remove_tree(mine, private)

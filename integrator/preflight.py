@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -179,44 +180,54 @@ def _survey(root: Root, plans: Sequence[InstancePlan], problems: list[Problem]) 
 
 def _look(root: Root, way: str, paths: Sequence[str], need: _Need, problems: list[Problem]) -> Facts:
     """Look at the sources of one representation."""
-    facts = Facts()
-    refuse = root.settings.link_fallback == "refuse"
-    sizes, inodes, times = facts.sizes.append, facts.inodes.append, facts.source_times.append
+    found = []
     for path in paths:
         try:
-            status = os.stat(path)
+            found.append(os.stat(path))
         except OSError as error:
             problems.append(Problem(path, file_problem(path, error)))
-            continue
-        wrong = _source_problem(path, status)
-        if status.st_dev != need.device or way == "copy":
-            need.size += status.st_size
-            if way in ("hardlink", "reflink") and refuse:
-                wrong = wrong or f'is on another file system, so no {way} can be made: use copy, or link_fallback = "copy"'
-        if way == "hardlink" and status.st_nlink >= _MANY_LINKS and refuse:
-            need.links[status.st_ino] += 1
-            if need.links[status.st_ino] + status.st_nlink > need.most_links:
-                wrong = wrong or f"has {status.st_nlink} links, and its file system takes {need.most_links} at most"
-        if way == "symlink" and not root.settings.symlink_outside and not _inside(root, path):
-            wrong = wrong or "is outside the root, and symbolic links to there are not allowed (symlink_outside)"
-        if wrong:
-            problems.append(Problem(path, wrong))
-        sizes(status.st_size)
-        inodes(status.st_ino)
-        times(status.st_mtime_ns)
+    if len(found) < len(paths):
+        return Facts()
     need.files += len(paths) if way != "hardlink" else 0
-    facts.source_inodes.frombytes(bytes(facts.source_inodes.itemsize * len(facts.sizes)))
-    facts.checksums = [""] * len(facts.sizes)
-    return facts
+    need.size += sum(status.st_size for status in found if way == "copy" or status.st_dev != need.device)
+    plain = all(stat.S_ISREG(status.st_mode) and status.st_size for status in found)
+    devices, most = {status.st_dev for status in found}, max((status.st_nlink for status in found), default=0)
+    if not plain or _UNPRIVILEGED or devices != {need.device} or way == "symlink" or (way == "hardlink" and most > _MANY_LINKS):
+        rule = _Rule(root=root, way=way, need=need)
+        wrong = ((path, rule.problem(path, status)) for path, status in zip(paths, found))
+        problems += [Problem(path, what) for path, what in wrong if what]
+    return Facts(
+        sizes=array("Q", [status.st_size for status in found]),
+        inodes=array("Q", [status.st_ino for status in found]),
+        source_times=array("q", [status.st_mtime_ns for status in found]),
+        source_inodes=array("Q", bytes(8 * len(found))),
+        checksums=[""] * len(found),
+    )
 
 
-def _source_problem(path: str, status: os.stat_result) -> str:
-    if not stat.S_ISREG(status.st_mode) or not status.st_size:
-        return file_problem(path, status)
-    # Root may read everything, and the answer for it would be yes at the price of a call.
-    if _UNPRIVILEGED and not os.access(path, os.R_OK, effective_ids=True):
-        return "cannot be read: permission denied"
-    return ""
+@attrs.frozen(kw_only=True)
+class _Rule:
+    """What one file must be to be brought in one way; asked only where a glance at all of them leaves a doubt."""
+
+    root: Root
+    way: str
+    need: _Need
+
+    def problem(self, path: str, status: os.stat_result) -> str:
+        refuse = self.root.settings.link_fallback == "refuse"
+        if not stat.S_ISREG(status.st_mode) or not status.st_size:
+            return file_problem(path, status)
+        if _UNPRIVILEGED and not os.access(path, os.R_OK, effective_ids=True):
+            return "cannot be read: permission denied"
+        if self.way in ("hardlink", "reflink") and status.st_dev != self.need.device and refuse:
+            return f'is on another file system, so no {self.way} can be made: use copy, or link_fallback = "copy"'
+        if self.way == "hardlink" and refuse:
+            self.need.links[status.st_ino] += 1
+            if self.need.links[status.st_ino] + status.st_nlink > self.need.most_links:
+                return f"has {status.st_nlink} links, and its file system takes {self.need.most_links} at most"
+        if self.way == "symlink" and not self.root.settings.symlink_outside and not _inside(self.root, path):
+            return "is outside the root, and symbolic links to there are not allowed (symlink_outside)"
+        return ""
 
 
 def _inside(root: Root, path: str) -> bool:

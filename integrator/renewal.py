@@ -29,9 +29,9 @@ while time.monotonic() < end:
         more = os.read(0, 65536)
         if not more: sys.exit()
         said += more
-sys.path[:] = sys.argv[5:]
+sys.path[:] = sys.argv[4:]
 from integrator.renewal import serve
-serve(said, float(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+serve(said, float(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))
 """
 
 
@@ -42,21 +42,23 @@ class Renewal:
         self._url = url
         self._times = times
         self._child: subprocess.Popen[bytes] | None = None
+        self._held: dict[str, dict[str, Any]] = {}
         self._lock = threading.Lock()
 
     def hold(self, transaction: str, actor: int, tokens: Mapping[str, int]) -> None:
         """Keep these leases renewed from now on."""
         if self._url:
-            self._say({"transaction": transaction, "actor": actor, "tokens": dict(tokens)})
+            self._held[transaction] = {"transaction": transaction, "actor": actor, "tokens": dict(tokens)}
+            self._say(self._held[transaction])
 
     def progress(self, transaction: str, share: float) -> None:
         """Tell others how far a transaction is (0 to 1); they see it after the next renewal."""
-        if self._child is not None:
+        if transaction in self._held:
             self._say({"transaction": transaction, "progress": round(share, 3)})
 
     def drop(self, transaction: str) -> None:
         """Stop renewing for a transaction."""
-        if self._child is not None:
+        if self._held.pop(transaction, None) is not None:
             self._say({"transaction": transaction, "drop": True})
 
     def close(self) -> None:
@@ -64,25 +66,40 @@ class Renewal:
         with self._lock:
             child, self._child = self._child, None
         if child is not None and child.stdin is not None:
+            # It may hang on a locked database, and has nothing to lose: a renewal is done or not done.
+            child.kill()
             with contextlib.suppress(OSError):
                 child.stdin.close()
             child.wait()
 
     def _say(self, message: Mapping[str, Any]) -> None:
-        # Renewal saves work, safety is confirm and verdict: a child that cannot be started or has died is no error.
+        # Renewal saves work, safety is confirm and verdict: a child that cannot be started, has died or does not listen is no
+        # error. One that died is replaced, and told again what is held.
         with self._lock, contextlib.suppress(OSError):
-            if self._child is None:
+            if self._child is None or self._child.poll() is not None:
                 self._child = self._start()
-            if self._child.stdin is not None:
-                self._child.stdin.write(json.dumps(message).encode() + b"\n")
-                self._child.stdin.flush()
+                for said in ({"url": self._url}, *self._held.values()):
+                    self._write(said)
+            self._write(message)
+
+    def _write(self, message: Mapping[str, Any]) -> None:
+        if self._child is not None and self._child.stdin is not None:
+            os.write(self._child.stdin.fileno(), json.dumps(message).encode() + b"\n")
 
     def _start(self) -> subprocess.Popen[bytes]:
         times = [str(self._times.renew), str(self._times.takeover)]
-        command = [_interpreter(), "-I", "-S", "-c", _CHILD, *times, str(os.getpid()), self._url, *sys.path]
-        return subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        # The URL may hold a password, and everybody can read a command line: it goes through the pipe.
+        child = subprocess.Popen(
+            [_interpreter(), "-I", "-S", "-c", _CHILD, *times, str(os.getpid()), *sys.path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            start_new_session=True,
         )
+        assert child.stdin is not None
+        os.set_blocking(child.stdin.fileno(), False)
+        return child
 
 
 def _interpreter() -> str:
@@ -95,13 +112,16 @@ def _interpreter() -> str:
 # --- the child's end ------------------------------------------------------------------------------------------------
 
 
-def serve(said: bytes, interval: float, takeover: float, parent: int, url: str) -> None:
+def serve(said: bytes, interval: float, takeover: float, parent: int) -> None:
     """Renew until the pipe on standard input ends. `said` is what the parent wrote so far."""
     held: dict[str, dict[str, Any]] = {}
+    url = ""
     while True:
         *lines, said = said.split(b"\n")
         for line in lines:
-            _note(held, json.loads(line))
+            message = json.loads(line)
+            url = message.get("url", url)
+            _note(held, message)
         if os.getppid() != parent:
             return
         if held and not _stopped(parent):
@@ -116,7 +136,7 @@ def serve(said: bytes, interval: float, takeover: float, parent: int, url: str) 
 
 
 def _note(held: dict[str, dict[str, Any]], message: dict[str, Any]) -> None:
-    transaction = message["transaction"]
+    transaction = message.get("transaction", "")
     if message.get("drop"):
         held.pop(transaction, None)
     elif "tokens" in message:
@@ -136,12 +156,14 @@ def _renew_all(held: dict[str, dict[str, Any]], url: str, times: LeaseTimes) -> 
             for transaction, message in list(held.items()):
                 try:
                     renew(database, transaction, message["tokens"], times)
-                    if "progress" in message:
-                        still = {"state": "open", "actor": message["actor"]}
-                        share = {"progress": message["progress"]}
-                        database.commit([Update(collection=TRANSACTIONS, id=transaction, expect=still, set=share)])
                 except Conflict:
                     del held[transaction]  # lost, broken or ended
+                    continue
+                share = message.pop("progress", None)
+                if share is not None:
+                    still = {"state": "open", "actor": message["actor"]}
+                    with contextlib.suppress(Conflict):  # it is past that
+                        database.commit([Update(collection=TRANSACTIONS, id=transaction, expect=still, set={"progress": share})])
         finally:
             database.close()
 

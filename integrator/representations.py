@@ -90,11 +90,13 @@ class _Pattern:
         match = re.compile(f"{re.escape(self.head)}(-?[0-9]+){re.escape(self.tail)}", re.DOTALL).fullmatch
         found: dict[int, str] = {}
         try:
-            with os.scandir(self.folder) as entries:
-                for matched in filter(None, (match(entry.name) for entry in entries)):
-                    number = self._number(matched[1])
-                    if number is not None:
-                        found[number] = matched[0]
+            for matched in filter(None, map(match, os.listdir(self.folder))):
+                text = matched[1]
+                # As wide as the pattern and without a sign: the usual frame, and nothing more to ask.
+                usual = len(text) == self.width and text[0] != "-"
+                number = int(text) if usual else self._number(text)
+                if number is not None:
+                    found[number] = matched[0]
         except OSError as error:
             raise _Refused(self.text, f"cannot be looked for: its folder {_reason(error)}") from None
         if not found:

@@ -10,7 +10,6 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
-from itertools import islice
 from threading import Event
 from typing import Final
 
@@ -26,6 +25,8 @@ from integrator.transfer import Check, Chunk, Facts, Policy
 
 #: Fewer files than this are made durable one by one, more of them by one `syncfs`.
 FEW: Final = 8
+#: Seconds to wait for a chunk whose future an interrupt has cost us; it stops at its next file or block.
+_LOST: Final = 2.0
 
 #: Called with the number of files and bytes that were staged since the last call.
 Progress = Callable[[int, int], None]
@@ -86,6 +87,11 @@ class StagingDirectory:
         for group in self._groups:
             yield from (f"{group.folder}/{name}" for name in group.names) if group.folder else group.names
 
+    def files(self) -> dict[str, tuple[int, int]]:
+        """(size, inode) of all staged files by their paths, relative to the directory."""
+        facts = (pair for group in self._groups for pair in zip(group.facts.sizes, group.facts.inodes))
+        return dict(zip(self.names(), facts))
+
     # --- bringing files in ----------------------------------------------------------------------------------------
 
     def transfer(
@@ -114,7 +120,7 @@ class StagingDirectory:
                 policy=policy,
                 known=known.part(start, end) if known is not None else None,
             )
-            for start, end in _cuts(len(names))
+            for start, end in _cuts(len(names), _chunk_size(len(names)))
         ]
         group = _Group(folder, policy.transfer, list(names), list(sources), Facts())
         results: dict[int, Facts] = {}
@@ -266,13 +272,18 @@ class StagingDirectory:
         ]
         for _ in self._run([(_verify, (check,)) for check in checks]):
             pass
-        found = sum(1 for _ in _files_below(self.fd))
-        if found != self.count:
-            known = set(self.names())
-            extra = sorted(islice((name for name in _files_below(self.fd) if name not in known), 5))
-            raise StagingChanged(
-                f"{self.path} holds {found} files, {self.count} are registered; not registered: {', '.join(extra) or 'none'}"
-            )
+        for folder in self._folders:
+            self._refuse_strangers(folder)
+
+    def _refuse_strangers(self, folder: str) -> None:
+        """Nothing may be published that nobody registered. Raises `StagingChanged`."""
+        with storage.folder(folder, self.fd) as at:
+            found = os.listdir(at)
+        known = {name for group in self._groups if group.folder == folder for name in group.names}
+        known |= {path.rpartition("/")[2] for path in self._folders if path and path.rpartition("/")[0] == folder}
+        if not known.issuperset(found):
+            extra = ", ".join(sorted(set(found) - known)[:5])
+            raise StagingChanged(f"{self._folder_path(folder)} holds files that nobody registered: {extra}")
 
     def sync_files(self) -> None:
         """Make files and folders durable one by one; for few of them that is cheaper than `syncfs`."""
@@ -316,19 +327,34 @@ def _run_on(
     executor: Executor, calls: Sequence[tuple[Callable[..., Facts], tuple[object, ...]]], shared: Event | None, stop: Event
 ) -> Iterator[tuple[int, Facts]]:
     futures: dict[Future[Facts], int] = {}
+    begun: list[Event] = []
     try:
         for number, (function, arguments) in enumerate(calls):
-            futures[executor.submit(function, *arguments, shared)] = number
+            if shared is not None:
+                begun.append(Event())
+                futures[executor.submit(_signalling, begun[-1], function, *arguments, shared)] = number
+            else:
+                futures[executor.submit(function, *arguments, None)] = number
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BaseException:
+        # Nobody may still write when the directory is taken away.
         stop.set()
         for future in futures:
             future.cancel()
-        for future in futures:  # nobody may still write when the directory is taken away
+        for future in futures:
             if not future.cancelled():
                 future.exception()
+        if len(begun) > len(futures):  # an interrupt inside `submit`: that call may run, without a future to wait for
+            begun[-1].wait(_LOST)
         raise
+
+
+def _signalling(ended: Event, function: Callable[..., Facts], *arguments: object) -> Facts:
+    try:
+        return function(*arguments)
+    finally:
+        ended.set()
 
 
 def _verify(check: Check, stop: Event | None = None) -> Facts:
@@ -336,7 +362,12 @@ def _verify(check: Check, stop: Event | None = None) -> Facts:
     return Facts()
 
 
-def _cuts(count: int, size: int = transfer.CHUNK) -> Iterator[tuple[int, int]]:
+def _chunk_size(count: int) -> int:
+    """Files in one chunk: few enough that even a short sequence of large files keeps several workers busy and shows progress."""
+    return max(1, min(transfer.CHUNK, count // 8))
+
+
+def _cuts(count: int, size: int) -> Iterator[tuple[int, int]]:
     for start in range(0, count, size):
         yield start, min(start + size, count)
 
@@ -344,18 +375,6 @@ def _cuts(count: int, size: int = transfer.CHUNK) -> Iterator[tuple[int, int]]:
 def _device_and_inode(fd: int) -> tuple[int, int]:
     status = os.fstat(fd)
     return status.st_dev, status.st_ino
-
-
-def _files_below(fd: int, prefix: str = "") -> Iterator[str]:
-    """Paths of everything below an open folder that is not a folder."""
-    with os.scandir(fd) as entries:
-        found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-    for name, is_folder in found:
-        if is_folder:
-            with storage.folder(name, fd) as inner:
-                yield from _files_below(inner, f"{prefix}{name}/")
-        else:
-            yield prefix + name
 
 
 def policy(engine: Engine, way: str, checksum: str) -> Policy:

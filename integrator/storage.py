@@ -42,6 +42,13 @@ def _check(result: int, *names: str) -> None:
         raise OSError(code, os.strerror(code), *names[:1], None, *names[1:2])
 
 
+def _bytes(name: str) -> bytes:
+    """A name for a call that Python does not wrap. Raises `ValueError` for NUL, where C would end the name."""
+    if "\0" in name:
+        raise ValueError("a file name holds no NUL")
+    return os.fsencode(name)
+
+
 class Storage:
     """The file system. Holds nothing but its features, so that it can be sent to another process."""
 
@@ -82,7 +89,7 @@ class Storage:
 
     def rename(self, old: str, old_at: int, new: str, new_at: int) -> None:
         """Rename, but never onto anything: raises `FileExistsError` if `new` is there."""
-        result = _libc.renameat2(old_at, os.fsencode(old), new_at, os.fsencode(new), _NOREPLACE)
+        result = _libc.renameat2(old_at, _bytes(old), new_at, _bytes(new), _NOREPLACE)
         if result != 0 and ctypes.get_errno() in _NOT_SUPPORTED:
             # NFS and FUSE lack NOREPLACE. Lease and claim keep other publishers away from the name; this check keeps us
             # from silently replacing an empty directory or a file that somebody put there before.
@@ -94,7 +101,7 @@ class Storage:
 
     def exchange(self, one: str, one_at: int, other: str, other_at: int) -> None:
         """Swap two names in one instant. Raises `OSError` (EINVAL, ENOSYS, ENOTSUP) where that is not possible."""
-        _check(_libc.renameat2(one_at, os.fsencode(one), other_at, os.fsencode(other), _EXCHANGE), one, other)
+        _check(_libc.renameat2(one_at, _bytes(one), other_at, _bytes(other), _EXCHANGE), one, other)
 
     def unlink(self, name: str, at: int) -> None:
         os.unlink(name, dir_fd=at)
@@ -156,6 +163,8 @@ class Storage:
 
         A folder that somebody else removes meanwhile (another transaction that rolls back) is made again.
         """
+        if ".." in path.split("/"):
+            raise PermissionError(errno.EPERM, "a path may not climb", path)
         for _ in range(100):
             with contextlib.suppress(FileNotFoundError):
                 return self._make_folders(path, mode, at)
@@ -181,15 +190,23 @@ class Storage:
     def remove_tree(self, name: str, at: int) -> list[str]:
         """Delete `name` and what it holds; links are removed, never followed.
 
-        Returns what could not be removed (a mount point, an NFS ``.nfs*`` file), as paths relative to `at`.
+        Returns what could not be removed (a mount point, an NFS ``.nfs*`` file), as paths relative to `at`. Raises `OSError`,
+        `ValueError` for what is no plain name.
         """
+        if name in ("", ".", "..") or "/" in name:
+            raise ValueError(f"{name!r} is not the name of something in a folder")
         try:
             self.unlink(name, at)
             return []
         except FileNotFoundError:
             return []
-        except (IsADirectoryError, PermissionError):
-            pass  # Linux says EISDIR, POSIX says EPERM for a directory
+        except (IsADirectoryError, PermissionError):  # Linux says EISDIR, POSIX says EPERM for a directory
+            if not stat.S_ISDIR(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode):
+                raise
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            return [name]
         left: list[str] = []
         fd = os.open(name, _READ_FOLDER, dir_fd=at)
         try:
@@ -285,10 +302,13 @@ def missing_folders(path: str, at: int) -> list[str]:
 def read_file(name: str, at: int, limit: int = 1 << 30) -> bytes:
     """The content of a regular file; never blocks on a FIFO. Raises `OSError`."""
     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=at)
-    with os.fdopen(fd, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", name)
-        return file.read(limit)
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            return file.read(limit)
+    finally:
+        os.close(fd)
 
 
 class _Statx(ctypes.Structure):
@@ -314,7 +334,7 @@ def identity(name: str, at: int) -> Identity | None:
     """What `name` is, or None if nothing has that name. An empty name means `at` itself."""
     buffer = _Statx()
     flags = _AT_SYMLINK_NOFOLLOW | (0 if name else _AT_EMPTY_PATH)
-    if _libc.statx(at, os.fsencode(name), flags, _STATX_WANTED, ctypes.byref(buffer)) != 0:
+    if _libc.statx(at, _bytes(name), flags, _STATX_WANTED, ctypes.byref(buffer)) != 0:
         code = ctypes.get_errno()
         if code == errno.ENOENT:
             return None

@@ -17,6 +17,7 @@ import contextlib
 import errno
 import os
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -1079,11 +1080,16 @@ def _at_once(calls: Sequence[Callable[[], object]]) -> None:
             errors.append(error)
 
     threads = [threading.Thread(target=run, args=(call,), daemon=True) for call in calls]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-        assert not thread.is_alive(), "a thread hangs"
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # threads must meet within short calls, too
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+            assert not thread.is_alive(), "a thread hangs"
+    finally:
+        sys.setswitchinterval(interval)
     if errors:
         raise errors[0]
 

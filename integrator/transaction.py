@@ -215,11 +215,11 @@ class Transaction(Work):
         return error
 
     def _finish(self) -> None:
-        if self._journal is not None:
-            with contextlib.suppress(StorageFailed):  # the database has decided; this record is for people
-                self._journal.write(Committed())
-                self._journal.flush()
         try:
+            if self._journal is not None:
+                with contextlib.suppress(StorageFailed):  # the database has decided; this record is for people
+                    self._journal.write(Committed())
+                    self._journal.flush()
             if self.state is State.COMMITTED:
                 recovery.finish(self._engine, self.document, self._remove_sources())
             else:
@@ -273,6 +273,8 @@ class Transaction(Work):
         if self.state is not State.OPEN or self._over:
             return
         self._over = True
+        if isinstance(cause, IntegratorError):
+            cause.transaction = cause.transaction or self.id
         try:
             reason = f"{type(cause).__name__}: {cause}" if cause is not None else ""
             ledger.start_rollback(self._engine.database, self.document, reason)

@@ -21,8 +21,6 @@ from integrator.storage import BLOCK, KERNEL_BLOCK, Storage
 
 #: Files in one chunk: enough to make the cost of a task vanish, few enough for progress and a quick stop.
 CHUNK: Final = 256
-#: Bytes after which a chunk ends even if it has fewer files.
-CHUNK_BYTES: Final = 32 * 1024 * 1024
 
 _OPEN_SOURCE: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _NO_LINK: Final = frozenset({errno.EXDEV, errno.EMLINK, errno.EPERM, errno.ENOTSUP, errno.ENOSYS})
@@ -197,15 +195,14 @@ def _copy_open(hand: _Hand, from_fd: int, before: os.stat_result, source: str, n
             checksum = ""
         else:
             checksum = _copy_and_hash(hand, from_fd, to_fd, before.st_size)
-        after = os.fstat(from_fd)
-        if _signature(after) != _signature(before):
-            raise SourceChanged(f"{source} changed while it was copied")
-        storage.set_mode(to_fd, policy.mode)
-        if policy.keep_times:
-            storage.set_times(to_fd, before.st_mtime_ns)
         made = os.fstat(to_fd)
+        # That the source is still what was read is seen when the transaction prepares; here only what would be lost work.
         if made.st_size != before.st_size:
             raise SourceChanged(f"{source} changed while it was copied: {made.st_size} of {before.st_size} bytes arrived")
+        if stat.S_IMODE(made.st_mode) != policy.mode:
+            storage.set_mode(to_fd, policy.mode)
+        if policy.keep_times:
+            storage.set_times(to_fd, before.st_mtime_ns)
     finally:
         storage.close(to_fd)
     facts.add(made.st_size, made.st_ino, before, checksum)
@@ -297,10 +294,6 @@ def open_source(path: str) -> tuple[int, os.stat_result]:
     return fd, status
 
 
-def _signature(status: os.stat_result) -> tuple[int, int, int]:
-    return status.st_size, status.st_mtime_ns, status.st_ino
-
-
 def checksum_of(fd: int, buffer: memoryview | None = None, stop: Stop | None = None) -> str:
     """xxh3-128 of an open file from its start, as 32 hex digits."""
     import xxhash
@@ -333,30 +326,31 @@ def verify(check: Check, stop: Stop | None = None) -> None:
     """Raise `StagingChanged` or `SourceChanged` unless every file is as it was recorded, and its source as it was read."""
     at = open_staging(check.folder, check.identity)
     try:
-        for n, name in enumerate(check.names):
-            if stop is not None and stop.is_set():
-                raise Stopped
-            try:
-                status = os.stat(name, dir_fd=at, follow_symlinks=False)
-            except OSError as error:
-                raise StagingChanged(f"the staged file {name} is not there any more ({error.strerror})") from error
-            if (status.st_size, status.st_ino) != (check.sizes[n], check.inodes[n]):
-                raise StagingChanged(
-                    f"the staged file {name} changed: {status.st_size} bytes instead of {check.sizes[n]}, or another file"
-                )
-            if check.sources:
-                _verify_source(check, n, status)
+        if stop is not None and stop.is_set():
+            raise Stopped
+        staged = _statuses(check, at)
     finally:
         os.close(at)
+    found = [(status.st_size, status.st_ino) for status in staged]
+    if found != list(zip(check.sizes, check.inodes)):
+        n = next(n for n, facts in enumerate(found) if facts != (check.sizes[n], check.inodes[n]))
+        raise StagingChanged(
+            f"the staged file {check.names[n]} changed: {found[n][0]} bytes instead of {check.sizes[n]}, or another file"
+        )
+    for n, source in enumerate(check.sources):
+        status, inode = staged[n], check.source_inodes[n]
+        if inode:
+            try:
+                status = os.stat(source)
+            except OSError as error:
+                raise SourceChanged(f"{source} went away while it was published ({error.strerror})") from error
+        expected = (check.sizes[n], check.source_times[n], inode or check.inodes[n])
+        if (status.st_size, status.st_mtime_ns, status.st_ino) != expected:
+            raise SourceChanged(f"{source} changed while it was published")
 
 
-def _verify_source(check: Check, n: int, staged: os.stat_result) -> None:
-    source, time, inode = check.sources[n], check.source_times[n], check.source_inodes[n]
-    status = staged
-    if inode:
-        try:
-            status = os.stat(source)
-        except OSError as error:
-            raise SourceChanged(f"{source} went away while it was published ({error.strerror})") from error
-    if (status.st_size, status.st_mtime_ns, status.st_ino) != (check.sizes[n], time, inode or check.inodes[n]):
-        raise SourceChanged(f"{source} changed while it was published")
+def _statuses(check: Check, at: int) -> list[os.stat_result]:
+    try:
+        return [os.stat(name, dir_fd=at, follow_symlinks=False) for name in check.names]
+    except OSError as error:
+        raise StagingChanged(f"the staged file {error.filename} is not there any more ({error.strerror})") from error

@@ -195,8 +195,8 @@ class Work:
         for index in range(len(self.document["directories"])):
             staging = self.staging[index] if index < len(self.staging) else None
             identity = self._identities[index] if index < len(self._identities) else None
-            names = frozenset(staging.names()) if staging is not None and identity is not None else frozenset[str]()
-            proofs.append(Proof(identity=identity, names=names, whole=True))
+            files = staging.files() if staging is not None and identity is not None else {}
+            proofs.append(Proof(identity=identity, files=files, whole=True))
         return Evidence(proofs=proofs, effects=self._effects, exchanges=self._exchanges, revealed=bool(self._identities))
 
     def _live(self) -> list[tuple[int, StagingDirectory]]:

@@ -60,7 +60,7 @@ def no_compare_and_swap_at_the_owners_rollback(patch: pytest.MonkeyPatch) -> Non
     patch.setattr(ledger, "start_rollback", claim_it)
     patch.setattr(recovery, "undo", undo)
     # ... and believe that what has the final name is what was revealed.
-    patch.setattr(operations, "_same_names", lambda *_: True)
+    patch.setattr(operations, "_holds_our_files", lambda *_: True)
     patch.setattr(operations.storage, "identity", _anything)
 
 

@@ -167,14 +167,14 @@ def test_a_transaction_that_finishes_is_still_renewed(database: SQLiteDatabase, 
     assert _grows(database)
 
 
-@pytest.mark.xfail(strict=True, reason="progress is written to an open document only, and its Conflict ends the renewal")
 def test_a_transaction_that_told_its_progress_is_renewed_while_it_finishes(database: SQLiteDatabase, renewal: Renewal) -> None:
     document = _begin(database)
     renewal.hold(A, 1, document["leases"])
     renewal.progress(A, 0.5)
     assert _until(lambda: (database.read(TRANSACTIONS, A) or {}).get("progress") == 0.5)
     ledger.verdict(database, document, [], [{"verb": "exchange"}], {})
-    assert _grows(database, 3)
+    before = _counter(database)
+    assert _until(lambda: _counter(database) >= before + 3, 3)
 
 
 def test_a_locked_database_delays_and_does_not_end_renewal(database: SQLiteDatabase, path: str, renewal: Renewal) -> None:
@@ -226,6 +226,17 @@ def test_closing_ends_the_child(database: SQLiteDatabase, renewal: Renewal) -> N
     assert _stands(database)
 
 
+def test_a_child_that_waits_for_its_first_renewal_ends_at_once(path: str, database: SQLiteDatabase) -> None:
+    """The usual publish is over long before 20 seconds, and then nothing of it may stay."""
+    patient = Renewal(f"sqlite://{path}", LeaseTimes(renew=20))
+    patient.hold(A, 1, _begin(database)["leases"])
+    assert patient._child is not None
+    begun = time.monotonic()
+    patient.close()
+    assert time.monotonic() - begun < 5
+    assert _counter(database) == 0
+
+
 def test_a_child_that_died_is_no_error(database: SQLiteDatabase, renewal: Renewal) -> None:
     renewal.hold(A, 1, _begin(database)["leases"])
     assert renewal._child is not None
@@ -237,7 +248,6 @@ def test_a_child_that_died_is_no_error(database: SQLiteDatabase, renewal: Renewa
     renewal.close()
 
 
-@pytest.mark.xfail(strict=True, reason="a child that was killed (out of memory) is not started again")
 def test_a_child_that_died_is_replaced_at_the_next_word(database: SQLiteDatabase, renewal: Renewal) -> None:
     renewal.hold(A, 1, _begin(database)["leases"])
     assert renewal._child is not None
@@ -245,10 +255,9 @@ def test_a_child_that_died_is_replaced_at_the_next_word(database: SQLiteDatabase
     renewal._child.wait(10)
     renewal.progress(A, 0.5)
     renewal.progress(A, 0.6)
-    assert _until(lambda: _counter(database) > 0, 2)
+    assert _until(lambda: _counter(database) > 0, 1)
 
 
-@pytest.mark.xfail(strict=True, reason="the pipe to a child that does not read fills up, and then the publish waits")
 def test_a_child_that_hangs_does_not_stop_the_publish(database: SQLiteDatabase, renewal: Renewal) -> None:
     """The child waits up to a minute for a locked database; whoever copies must not wait with it."""
     renewal.hold(A, 1, _begin(database)["leases"])
@@ -256,14 +265,13 @@ def test_a_child_that_hangs_does_not_stop_the_publish(database: SQLiteDatabase, 
     renewal._child.send_signal(signal.SIGSTOP)
     telling = threading.Thread(target=lambda: [renewal.progress(A, n / 5000) for n in range(5000)], daemon=True)
     telling.start()
-    telling.join(2)
+    telling.join(1)
     hangs = telling.is_alive()
     renewal._child.send_signal(signal.SIGCONT)
     telling.join(10)
     assert not hangs
 
 
-@pytest.mark.xfail(strict=True, reason="close waits for the child without a limit")
 def test_a_child_that_hangs_does_not_stop_the_end(database: SQLiteDatabase, renewal: Renewal) -> None:
     renewal.hold(A, 1, _begin(database)["leases"])
     child = renewal._child
@@ -271,7 +279,7 @@ def test_a_child_that_hangs_does_not_stop_the_end(database: SQLiteDatabase, rene
     child.send_signal(signal.SIGSTOP)
     closing = threading.Thread(target=renewal.close, daemon=True)
     closing.start()
-    closing.join(3)
+    closing.join(1)
     hangs = closing.is_alive()
     child.send_signal(signal.SIGCONT)
     closing.join(10)
@@ -283,7 +291,9 @@ def test_the_database_is_not_named_where_every_user_can_read_it(database: SQLite
     secret = Renewal("mongodb://anna:secret@db.example/x", TIMES)
     secret.hold(A, 1, {"hero": 1})
     assert secret._child is not None
-    shown = Path(f"/proc/{secret._child.pid}/cmdline").read_bytes()
+    command = Path(f"/proc/{secret._child.pid}/cmdline")
+    assert _until(command.read_bytes), "the new program has not begun"
+    shown = command.read_bytes()
     secret.close()
     assert b"secret" not in shown
 

@@ -309,10 +309,10 @@ HOSTILE: dict[str, tuple[Callable[[], Any], str]] = {
 def test_hostile_json_is_refused_soon(kind: str) -> None:
     make, words = HOSTILE[kind]
     source = make()
-    started = time.perf_counter()
+    started = time.process_time()
     found = problems(source)
     # Half a second here; the rest is for slow machines.
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
     assert any(words in what for what in found.values()), found
     assert len(found) <= module.MOST_PROBLEMS + 1
 

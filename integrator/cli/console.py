@@ -1,0 +1,141 @@
+"""What a command prints: its answer on standard output, messages on standard error, and nothing that a terminal could obey."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+#: A command of ours inside a sentence; it gets the `--root` that this run was given, so that it can be pasted as it is.
+_OWN_COMMAND: Final = re.compile(
+    r"\bintegrator (?=(?:publish|status|show|history|versions|recover|rollback|check|sweep|lease)\b)"
+)
+
+
+def shown(text: object) -> str:
+    """Text with everything escaped that is not printable: control characters, line ends, bytes of names that are not UTF-8."""
+    plain = str(text)
+    return plain if plain.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in plain)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that `surrogateescape` kept
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def when(moment: float | None) -> str:
+    """Unix time as local date and time."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment)) if moment else "-"
+
+
+def duration(length: float) -> str:
+    """Seconds for people."""
+    for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if length >= 2 * unit:
+            return f"{length / unit:.0f} {name}"
+    return f"{length:.1f} s"
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for name in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {name}" if name == "B" else f"{count:.1f} {name}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def plural(count: int, word: str) -> str:
+    """``1 file``, ``2 files``."""
+    return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"
+
+
+class Console:
+    """Standard output and standard error of one command.
+
+    With `json`, `print` does nothing and `answer` writes the one document; without it, it is the other way round.
+    """
+
+    def __init__(self, *, json: bool, command: str) -> None:
+        self.json = json
+        self.command = command
+        self.verbose = False
+        #: What `--root` named; "" if nothing did.
+        self.root = ""
+        self._broken: OSError | None = None
+
+    def print(self, text: str = "") -> None:
+        """A line of the answer for people. `text` is printed as it is: names in it must be `shown`."""
+        if not self.json:
+            self._write(text + "\n")
+
+    def answer(self, document: Any) -> None:
+        """The answer for programs."""
+        if self.json:
+            import json
+
+            # ASCII only, so that lone surrogates are escapes. Long arrays come in pieces of their own and are read as lists.
+            self._write(json.dumps(document, indent=2, default=list) + "\n")
+
+    def help(self, text: str) -> None:
+        """Help, which is the answer if somebody asks for it."""
+        self.answer({"help": text})
+        self.print(text.rstrip("\n"))
+
+    def directive(self, text: str) -> None:
+        """A line for a farm that reads standard output; on standard error if an answer for programs goes there."""
+        if self.json:
+            self.say(text)
+        else:
+            self._write(text + "\n")
+
+    def say(self, text: str) -> None:
+        """A message for people on standard error. `text` is printed as it is: names in it must be `shown`."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
+
+    def detail(self, text: str) -> None:
+        """A message that only `-v` shows."""
+        if self.verbose:
+            self.say(f"  . {shown(text)}")
+
+    def table(self, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        """Columns for people; every cell is escaped here."""
+        cells = [list(headings), *([shown("-" if cell in (None, "") else cell) for cell in row] for row in rows)]
+        widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
+        for row in cells:
+            self.print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+
+    def command_line(self, text: str) -> str:
+        """A sentence with commands in it, with the `--root` that this run was given."""
+        if not self.root:
+            return text
+        return _OWN_COMMAND.sub(lambda found: f"{found[0]}--root {shlex.quote(os.path.abspath(self.root))} ", text)
+
+    def close(self, code: int) -> int:
+        """Flush; returns the exit code. An answer that could not be delivered does not undo what was done."""
+        self._write("")
+        if self._broken is not None:
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                # The interpreter flushes once more at its end, and must not meet the same error.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if not isinstance(self._broken, BrokenPipeError):
+                self.say(f"integrator: the answer could not be written: {self._broken.strerror}")
+                return code or (0 if self.command == "publish" else 1)
+        return code
+
+    def _write(self, text: str) -> None:
+        if self._broken is None and sys.stdout is not None:
+            try:
+                sys.stdout.write(text)
+                sys.stdout.flush()
+            except OSError as error:
+                self._broken = error

@@ -1,0 +1,251 @@
+"""``integrator publish``: a request from a file or standard input, or one publish instance from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final
+
+from integrator.cli.arguments import Arguments, Once, count, seconds
+from integrator.cli.console import Console, duration, plural, shown, size
+from integrator.cli.failures import Bug, as_answer, exit_code, tell
+from integrator.cli.farms import FARM_WAIT, farm
+from integrator.cli.progress import Progress, progress
+from integrator.errors import IntegratorError, Interrupted, Unsettled, UsageError
+from integrator.results import PublishResult, failed
+
+if TYPE_CHECKING:
+    from integrator.cli import Call
+    from integrator.request import PublishRequest
+    from integrator.root import Root
+
+_EPILOG: Final = """\
+A PATTERN is a file, or a sequence such as beauty.%04d.exr or beauty.####.exr; relative ones start at the current folder.
+Each becomes a representation that is named after its extension; --representation gives another name.
+
+  integrator publish request.json --publish-id farm-4711
+  integrator publish --project demo --asset sh010 --subset renderBeauty --family render 'render/beauty.%04d.exr'
+"""
+#: Options that only the command-line form knows, by their place in the arguments.
+_FORM: Final = (
+    "project", "asset", "subset", "family", "representation", "hierarchy", "task", "comment", "author", "frames", "fps",
+    "version", "transfer", "checksum", "data",
+)  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Both forms of the command."""
+    parser.usage = (
+        "integrator publish REQUEST.json | -  [options]\n"
+        "       integrator publish --project P --asset A --subset S --family F PATTERN...  [options]"
+    )
+    parser.epilog = _EPILOG
+    parser.add_argument("patterns", nargs="*", metavar="REQUEST|PATTERN", help="a request ('-': standard input), or patterns")
+    form = parser.add_argument_group("a publish instance without a request")
+    for name in ("project", "asset", "subset", "family"):
+        form.add_argument(f"--{name}", action=Once, metavar=name[0].upper())
+    form.add_argument("--representation", action="append", metavar="NAME=PATTERN", help="a representation with its name")
+    form.add_argument("--hierarchy", action=Once, metavar="H", help="folders above the asset, as shots/sq01")
+    form.add_argument("--task", action=Once, metavar="T")
+    form.add_argument("--comment", action=Once, metavar="TEXT")
+    form.add_argument("--author", action=Once, metavar="NAME", help="default: who is logged in")
+    form.add_argument("--frames", action=Once, metavar="1001-1048", help="frames that must be there, and no others are taken")
+    form.add_argument("--fps", action=Once, metavar="N", type=_number)
+    form.add_argument("--version", action=Once, metavar="N", type=_version, help="this number instead of the next one")
+    form.add_argument("--transfer", action=Once, choices=("copy", "hardlink", "reflink", "symlink", "move"))
+    form.add_argument("--checksum", action=Once, choices=("none", "copied", "all"))
+    form.add_argument("--data", action="append", metavar="KEY=VALUE", help="stored with the version; JSON if VALUE is JSON")
+    both = parser.add_argument_group("both forms")
+    both.add_argument("--publish-id", action=Once, metavar="ID", help="publishes once under this id, however often it is run")
+    both.add_argument("--wait", action=Once, metavar="SECONDS", type=seconds,
+                      help=f"wait for a busy soft lock (default: 0; on a farm {FARM_WAIT:.0f})")  # fmt: skip
+    both.add_argument("--dry-run", action="store_true", help="check everything, write nothing")
+    both.add_argument("--workers", action=Once, metavar="N", type=count, help="threads that copy")
+
+
+def _number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0.0 < number < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return int(number) if number.is_integer() else number
+
+
+def _version(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a version number")
+    return int(text)
+
+
+def run(call: Call) -> int:
+    """Publish, and give the answer whatever happens."""
+    started = time.monotonic()
+    with _opened(call) as root:
+        request = _request(call.arguments, root, call.console)
+        display = progress(call.console)
+        copied = [0]
+        result = _publish(call, root, request, display, copied)
+    if result.error is not None:
+        tell(result.error, call.console)
+        result.error.next = call.console.command_line(result.error.next)
+        code = exit_code(result.error)
+    else:
+        _print(call.console, result, copied[0], time.monotonic() - started)
+        code = 0
+    call.console.answer(result.document())
+    return code
+
+
+@contextlib.contextmanager
+def _opened(call: Call) -> Iterator[Root]:
+    from integrator.root import open_root
+
+    workers = call.arguments.workers
+    executor = ThreadPoolExecutor(workers) if workers else None
+    try:
+        with open_root(call.root(), executor=executor, application="integrator publish") as root:
+            yield root
+    finally:
+        if executor is not None:
+            executor.shutdown()
+
+
+# --- the request ------------------------------------------------------------------------------------------------------
+
+
+def _request(arguments: Arguments, root: Root, console: Console) -> PublishRequest:
+    """The request, with a publish id: by that its outcome can be asked for whatever happens. Raises `RequestRefused`."""
+    import attrs
+
+    from integrator.model import new_id
+    from integrator.request import parse_request
+
+    form = [name for name in _FORM if getattr(arguments, name) is not None]
+    if {"project", "asset", "subset", "family"}.intersection(form) or len(arguments.patterns) != 1:
+        from integrator.cli.form import from_arguments
+
+        source: Any = from_arguments(arguments)
+    elif form:
+        raise UsageError(f"--{form[0]} belongs to a publish without a request; put it into the request instead",
+                         next="integrator publish --help")  # fmt: skip
+    else:
+        source = _read(arguments.patterns[0], console)
+    request = parse_request(source, root.policy)
+    if arguments.publish_id is not None:
+        return parse_request(attrs.evolve(request, publish_id=arguments.publish_id), root.policy)
+    return attrs.evolve(request, publish_id=request.publish_id or f"run-{new_id()}")
+
+
+def _read(name: str, console: Console) -> bytes:
+    """The text of a request, and a byte too many where it is too long."""
+    from integrator.request import MOST_BYTES
+
+    try:
+        if name == "-":
+            if sys.stdin.isatty():
+                console.say("integrator: reading the request from standard input")
+            return sys.stdin.buffer.read(MOST_BYTES + 1)
+        with open(name, "rb") as file:
+            return file.read(MOST_BYTES + 1)
+    except (OSError, ValueError, AttributeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"the request {name} cannot be read: {reason}", next="integrator publish --help") from error
+
+
+# --- publishing and its outcome ---------------------------------------------------------------------------------------
+
+
+def _publish(call: Call, root: Root, request: PublishRequest, display: Progress, copied: list[int]) -> PublishResult:
+    from integrator.publish import publish
+
+    arguments = call.arguments
+    wait = arguments.wait if arguments.wait is not None else FARM_WAIT if farm() else 0.0
+    call.console.detail(f"publish id {request.publish_id}, database {root.settings.database or 'embedded'}, waits {wait:g} s")
+
+    def watch(done: int, total: int, count: int) -> None:
+        call.interruptions.check()
+        copied[0] = count
+        with contextlib.suppress(OSError):  # a terminal that went away is no reason to fail
+            display.update(done, total, count)
+
+    try:
+        with contextlib.nullcontext() if arguments.dry_run else display:
+            result = publish(request, root, wait=wait, dry_run=arguments.dry_run, watch=watch)
+            call.interruptions.settled()
+            if result.outcome != "planned":
+                display.finish()
+            return result
+    except BaseException as error:
+        # From here on only the truth is looked for; a signal changes nothing any more.
+        call.interruptions.settled()
+        return _outcome(root, request, as_answer(error, call.console), call.console)
+
+
+def _outcome(root: Root, request: PublishRequest, error: IntegratorError, console: Console) -> PublishResult:
+    """What became of a publish that ended with this error, by the word of the database.
+
+    A signal or a bug can strike between the verdict and its answer, or before the engine guards what it began. Errors that the
+    engine itself raises say what became of it.
+    """
+    if not isinstance(error, (Interrupted, Bug)):
+        return failed(error)
+    from integrator.model import State
+    from integrator.results import of_transaction
+    from integrator.retry import find
+
+    try:
+        document = find(root, str(request.publish_id))
+    except IntegratorError:
+        return failed(_unsettled(error, ""))
+    if document is None or not _ours(root, document["owner"]):
+        return failed(error)
+    if document["state"] == State.FINISHED.value:
+        console.say(f"integrator: it was published before this: {shown(error.message)}")
+        return of_transaction(root, document, "published")
+    return failed(_unsettled(error, document["_id"]))
+
+
+def _ours(root: Root, owner: dict[str, Any]) -> bool:
+    here = root.engine.owner
+    return (owner["host"], owner["boot"], owner["pid"], owner["started"]) == (here.host, here.boot, here.pid, here.started)
+
+
+def _unsettled(error: IntegratorError, transaction: str) -> Unsettled:
+    first = "it was interrupted" if isinstance(error, Interrupted) else error.message
+    message = f"{first}, and how it ends is not settled. Nothing that is published was touched"
+    unsettled = Unsettled(message, next=f"integrator recover {transaction}".rstrip())
+    unsettled.transaction = transaction
+    return unsettled
+
+
+# --- the answer for people --------------------------------------------------------------------------------------------
+
+_WORDS: Final = {"published": "published", "already_published": "published already, nothing to do", "planned": "would publish"}
+
+
+def _print(console: Console, result: PublishResult, copied: int, took: float) -> None:
+    for version in result.versions:
+        asset = f"{shown(version.project)} / {shown(version.asset)}"
+        name = f"{shown(version.subset)} v{version.version:03d}"
+        console.print(f"{_WORDS[result.outcome]}: {name} ({shown(version.family)}) of {asset}")
+        console.print(f"  {shown(version.path)}")
+        for representation in version.representations:
+            console.print(f"  {shown(representation.name):<8} {_files(representation.names)}")
+    files = sum(len(representation.names) for version in result.versions for representation in version.representations)
+    if result.outcome == "published":
+        console.print(f"{plural(files, 'file')}, {size(copied)} in {duration(took)}; transaction {result.transaction}")
+    elif result.outcome == "planned":
+        console.print(f"{plural(files, 'file')}; nothing was written")
+    else:
+        console.print(f"{plural(files, 'file')}; transaction {result.transaction}")
+
+
+def _files(names: Any) -> str:
+    first, last = shown(names[0]), shown(names[-1])
+    return first if len(names) == 1 else f"{plural(len(names), 'file')}, {first} to {last}"
