@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from types import TracebackType
 from typing import Any
 
@@ -276,6 +277,8 @@ def _extended(value: Any) -> Any:
         return {key: _extended(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [_extended(inner) for inner in value]
-    if hasattr(value, "isoformat"):
-        return {"$date": value.isoformat()}
+    if isinstance(value, datetime):
+        # As the driver has it: a time without a zone is UTC, and milliseconds are kept.
+        zoned = value if value.tzinfo else value.replace(tzinfo=timezone.utc)
+        return {"$date": zoned.astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")}
     return value

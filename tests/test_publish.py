@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -421,3 +422,14 @@ def test_an_effect_after_the_verdict_that_fails_leaves_it_to_recovery(studio: St
         assert settle(root.engine, caught.value.transaction).outcome == "finished"
     assert len(set(calls)) == 1
     assert studio.leftovers() == []
+
+
+def test_ids_and_dates_of_the_driver_are_stored_as_extended_json(studio: Studio) -> None:
+    bson = pytest.importorskip("bson")
+    id, when = bson.ObjectId(), datetime(2026, 1, 2, 3, 4, 5, 678900)
+    with studio.open() as root:
+        with root.begin(project="demo") as assembly:
+            assembly.insert("demo", {"type": "note", "task": id, "when": when, "inner": [id]})
+        [note] = root.documents("demo", {"type": "note"})
+    oid = {"$oid": str(id)}
+    assert (note["task"], note["inner"], note["when"]) == (oid, [oid], {"$date": "2026-01-02T03:04:05.678Z"})
