@@ -228,15 +228,23 @@ def _files(folder: str, names: Sequence[str], facts: Facts, date: Document) -> P
     """The array `files`, written as JSON text at once: 100,000 dictionaries would cost more than linking the files."""
     base, first = os.urandom(9).hex(), int.from_bytes(os.urandom(2), "big")
     sites = encode([{"name": _SITE, "created_dt": date}]).decode()
-    folder, escaped = _escaped([folder])[0], _escaped(names)
-    # As os.path.getmtime has it, to the last digit.
-    times = [str(ns // 10**9 + 1e-9 * (ns % 10**9)).replace(".", ",") for ns in facts.source_times]
-    rows = [
-        f'{{"_id":{{"$oid":"{base}{n:06x}"}},"path":"{folder}/{name}","size":{size},'
-        f'"hash":"{name.replace(".", ",")}|{time}|{size}","checksum":"{checksum}","sites":{sites}}}'
-        for n, name, size, time, checksum in zip(range(first, first + len(names)), escaped, facts.sizes, times, facts.checksums)
-    ]
-    return Packed((f"[{','.join(rows[n : n + PIECE])}]".encode() for n in range(0, len(rows), PIECE)), len(rows))
+    [folder] = _escaped([folder])
+    pieces = []
+    for start in range(0, len(names), PIECE):
+        part = slice(start, start + PIECE)
+        columns = zip(_escaped(names[part]), facts.sizes[part], map(_time_text, facts.source_times[part]), facts.checksums[part])
+        rows = [
+            f'{{"_id":{{"$oid":"{base}{n:06x}"}},"path":"{folder}/{name}","size":{size},'
+            f'"hash":"{name.replace(".", ",")}|{time}|{size}","checksum":"{checksum}","sites":{sites}}}'
+            for n, (name, size, time, checksum) in enumerate(columns, first + start)
+        ]
+        pieces.append(f"[{','.join(rows)}]".encode())
+    return Packed(pieces, len(names))
+
+
+def _time_text(nanoseconds: int) -> str:
+    """A modification time as ``os.path.getmtime`` has it, to the last digit, with commas."""
+    return str(nanoseconds // 10**9 + 1e-9 * (nanoseconds % 10**9)).replace(".", ",")
 
 
 def _escaped(texts: Sequence[str]) -> Sequence[str]:

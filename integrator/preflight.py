@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -26,6 +25,8 @@ _MOST_RESOURCES = 100_000
 #: Folders, journal and the like, in files.
 _SPARE = 64
 _UNPRIVILEGED = os.geteuid() != 0
+#: Files that are looked at together.
+_GLANCE = 2048
 #: Links of one file below which no file system runs out of them within one request of ours.
 _MANY_LINKS = 1000
 
@@ -179,30 +180,46 @@ def _survey(root: Root, plans: Sequence[InstancePlan], problems: list[Problem]) 
 
 
 def _look(root: Root, way: str, paths: Sequence[str], need: _Need, problems: list[Problem]) -> Facts:
-    """Look at the sources of one representation."""
-    found = []
+    """Look at the sources of one representation, some at a time: what `stat` returns is large."""
+    facts = Facts()
+    for start in range(0, len(paths), _GLANCE):
+        some = paths[start : start + _GLANCE]
+        some, found = _statuses(some, problems)
+        need.files += len(some) if way != "hardlink" else 0
+        need.size += sum(status.st_size for status in found if way == "copy" or status.st_dev != need.device)
+        if _is_doubtful(way, found, need):
+            rule = _Rule(root=root, way=way, need=need)
+            wrong = ((path, rule.problem(path, status)) for path, status in zip(some, found))
+            problems += [Problem(path, what) for path, what in wrong if what]
+        facts.sizes.extend([status.st_size for status in found])
+        facts.inodes.extend([status.st_ino for status in found])
+        facts.source_times.extend([status.st_mtime_ns for status in found])
+    facts.source_inodes.frombytes(bytes(8 * len(facts.sizes)))
+    facts.checksums = [""] * len(facts.sizes)
+    return facts
+
+
+def _statuses(paths: Sequence[str], problems: list[Problem]) -> tuple[Sequence[str], list[os.stat_result]]:
+    """Those of the paths that are there, and their status; the others are problems."""
+    try:
+        return paths, [os.stat(path) for path in paths]
+    except OSError:
+        there, found = [], []
     for path in paths:
         try:
             found.append(os.stat(path))
+            there.append(path)
         except OSError as error:
             problems.append(Problem(path, file_problem(path, error)))
-    if len(found) < len(paths):
-        return Facts()
-    need.files += len(paths) if way != "hardlink" else 0
-    need.size += sum(status.st_size for status in found if way == "copy" or status.st_dev != need.device)
+    return there, found
+
+
+def _is_doubtful(way: str, found: Sequence[os.stat_result], need: _Need) -> bool:
+    """Whether each of these files must be asked about; usually a glance at all of them says that they are plain and near."""
     plain = all(stat.S_ISREG(status.st_mode) and status.st_size for status in found)
-    devices, most = {status.st_dev for status in found}, max((status.st_nlink for status in found), default=0)
-    if not plain or _UNPRIVILEGED or devices != {need.device} or way == "symlink" or (way == "hardlink" and most > _MANY_LINKS):
-        rule = _Rule(root=root, way=way, need=need)
-        wrong = ((path, rule.problem(path, status)) for path, status in zip(paths, found))
-        problems += [Problem(path, what) for path, what in wrong if what]
-    return Facts(
-        sizes=array("Q", [status.st_size for status in found]),
-        inodes=array("Q", [status.st_ino for status in found]),
-        source_times=array("q", [status.st_mtime_ns for status in found]),
-        source_inodes=array("Q", bytes(8 * len(found))),
-        checksums=[""] * len(found),
-    )
+    near = all(status.st_dev == need.device for status in found)
+    few_links = way != "hardlink" or all(status.st_nlink < _MANY_LINKS for status in found)
+    return not (plain and near and few_links) or _UNPRIVILEGED or way == "symlink"
 
 
 @attrs.frozen(kw_only=True)

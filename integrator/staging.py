@@ -277,13 +277,13 @@ class StagingDirectory:
 
     def _refuse_strangers(self, folder: str) -> None:
         """Nothing may be published that nobody registered. Raises `StagingChanged`."""
-        with storage.folder(folder, self.fd) as at:
-            found = os.listdir(at)
         known = {name for group in self._groups if group.folder == folder for name in group.names}
         known |= {path.rpartition("/")[2] for path in self._folders if path and path.rpartition("/")[0] == folder}
-        if not known.issuperset(found):
-            extra = ", ".join(sorted(set(found) - known)[:5])
-            raise StagingChanged(f"{self._folder_path(folder)} holds files that nobody registered: {extra}")
+        with storage.folder(folder, self.fd) as at, os.scandir(at) as entries:
+            extra = [entry.name for entry in entries if entry.name not in known]
+        if extra:
+            shown = ", ".join(sorted(extra)[:5])
+            raise StagingChanged(f"{self._folder_path(folder)} holds files that nobody registered: {shown}")
 
     def sync_files(self) -> None:
         """Make files and folders durable one by one; for few of them that is cheaper than `syncfs`."""

@@ -5,22 +5,35 @@ durable, or nothing is. There is no session and no open transaction to hold, so 
 Every protocol step above (lease, claim, verdict) is one such commit.
 
 Documents are JSON values with ids and dates in MongoDB extended JSON. `_id` is a string or ``{"$oid": hex}``. Field names
-may be dotted. An expected value of None also matches a field that is not there.
+may be dotted. A value of None, expected or asked for, also matches a field that is not there.
+
+What names, ids, filters and expectations mean stands here once, so that every database that runs in this process means the same.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, Union
+from typing import Any, Final, Protocol, Union
 
 import attrs
 
+from integrator.encoding import encode
+from integrator.errors import Conflict
 from integrator.model import Document
 
 #: The engine's own collections. Every other collection holds the documents of the project of that name.
 TRANSACTIONS, LEASES, CLAIMS = "transactions", "leases", "claims"
 #: Prefix of the collection of a project.
 PROJECT = "project:"
+
+#: The field of a kind of collection (`kind`) whose value, unless it is None, only one document of a collection has.
+UNIQUE: Final = {TRANSACTIONS: "publish_id", PROJECT: "data.integrator.key"}
+
+_COLLECTION: Final = re.compile(
+    r"(transactions|leases|claims|migrations|versions|project:[^\"\x00-\x1f\ud800-\udfff]{1,200})\Z"
+)
+_FIELD: Final = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*(\.[A-Za-z_$][A-Za-z0-9_$]*)*\Z")
 
 
 @attrs.frozen
@@ -56,7 +69,10 @@ class Ensure:
 
 @attrs.frozen(kw_only=True)
 class Update:
-    """Set (and with None remove) fields of a document that is as expected; a conflict if it is not."""
+    """Set (and with None remove) fields of a document that is as expected; a conflict if it is not.
+
+    Tables on the way to a field are made. A conflict, too, if what is there on the way is no table.
+    """
 
     collection: str
     id: Any
@@ -111,10 +127,11 @@ class Database(Protocol):
             errors.Conflict: an expectation or a unique key failed; nothing was changed.
             errors.DatabaseFailed: nothing was changed, and nothing will be.
             errors.Unanswered: the changes may or may not be made, now or later.
+            TypeError, ValueError: a name, an id or a value is none; nothing was changed.
         """
 
     def read(self, collection: str, id: Any) -> Document | None:
-        """The document with this id."""
+        """The document with this id. Raises `TypeError` for what is no id."""
 
     def find(
         self,
@@ -127,8 +144,10 @@ class Database(Protocol):
     ) -> list[Document]:
         """Documents whose fields equal the values in `where` (a tuple: any of its values).
 
-        With `newest`, in descending order of that field; at most `limit` if that is not 0. `without` names a long array that is
-        not wanted (it may then be absent or empty).
+        With `newest`, in descending order of that field (`rank`), else in the order of ids; at most `limit` if that is not 0.
+        `without` names a long array that is not wanted (it may then be absent or empty).
+
+        Raises `ValueError` for names that no collection or field can have, `TypeError` for values that are not plain.
         """
 
     def now(self) -> float:
@@ -141,9 +160,24 @@ class Database(Protocol):
         """Let go of the database. The object cannot be used afterwards."""
 
 
+def kind(collection: str) -> str:
+    """What a collection holds: its name, or `PROJECT`. Raises `ValueError` for what is no collection."""
+    if not _COLLECTION.match(collection):
+        raise ValueError(f"no collection can be called {collection!r}")
+    return PROJECT if collection.startswith(PROJECT) else collection
+
+
 def id_text(id: Any) -> str:
-    """An id as one string, for messages and for stores that key by text."""
-    return id if isinstance(id, str) else str(id["$oid"])
+    """An id as one string, for messages and for stores that key by text. Raises `TypeError` for what is no id."""
+    if isinstance(id, str):
+        return id
+    if not _is_object_id(id):
+        raise TypeError("an id is text or {'$oid': text}")
+    return str(id["$oid"])
+
+
+def _is_object_id(value: Any) -> bool:
+    return isinstance(value, dict) and set(value) == {"$oid"} and isinstance(value["$oid"], str)
 
 
 def field(document: Mapping[str, Any], name: str) -> Any:
@@ -155,14 +189,88 @@ def field(document: Mapping[str, Any], name: str) -> Any:
 
 
 def set_field(document: Document, name: str, value: Any) -> None:
-    """Set a dotted field, or remove it if `value` is None."""
+    """Set a dotted field, or remove it if `value` is None. Raises `ValueError` if it would lie below what is no table."""
     *outer, last = name.split(".")
+    table = document
     for part in outer:
-        document = document.setdefault(part, {})
+        inner = table.get(part) if value is None else table.setdefault(part, {})
+        if not isinstance(inner, dict):
+            if value is None:
+                return  # what is not there need not be removed
+            raise ValueError(f"{name} cannot be set: {part} is no table")
+        table = inner
     if value is None:
-        document.pop(last, None)
+        table.pop(last, None)
     else:
-        document[last] = value
+        table[last] = value
+
+
+# --- filters --------------------------------------------------------------------------------------------------------
+
+
+def field_name(name: str) -> str:
+    """`name`, if a field can be asked for by it. Raises `ValueError`."""
+    if not _FIELD.match(name):
+        raise ValueError(f"no field can be called {name!r}")
+    return name
+
+
+def choices(where: Mapping[str, Any] | None) -> dict[str, tuple[Any, ...]]:
+    """The values that each field of a filter may have; those of `_id` as texts.
+
+    Raises `ValueError` for a name that no field can have, `TypeError` for operators and whatever else is not plain.
+    """
+    wanted = {}
+    for name, value in (where or {}).items():
+        values = value if isinstance(value, tuple) else (value,)
+        if field_name(name) == "_id":
+            values = tuple(map(id_text, values))
+        elif not all(one is None or isinstance(one, (str, int, float)) or _is_object_id(one) for one in values):
+            raise TypeError("a filter takes plain values and ids only")
+        wanted[name] = values
+    return wanted
+
+
+def asked_field(document: Document, name: str) -> Any:
+    """The value that a filter or an order compares."""
+    return id_text(document["_id"]) if name == "_id" else field(document, name)
+
+
+def matches(document: Document, wanted: Mapping[str, tuple[Any, ...]]) -> bool:
+    """Whether a document is one that `choices` ask for."""
+    return all(asked_field(document, name) in values for name, values in wanted.items())
+
+
+def rank(value: Any) -> tuple[int, Any]:
+    """`value` so that values of all types can be ordered: nothing, numbers, texts by code points, the rest."""
+    if value is None:
+        return 0, 0
+    if isinstance(value, (int, float)):
+        return 1, value
+    if isinstance(value, str):
+        return 2, value.encode("utf-8", "surrogatepass")
+    return 3, encode(value)
+
+
+# --- changes --------------------------------------------------------------------------------------------------------
+
+
+def changed(change: Update | Replace | Delete, found: Document | None) -> Document:
+    """What `change` makes of the document that is there (which it may alter). Raises `Conflict`."""
+    if found is None:
+        raise Conflict(change.collection, change.key, "not there")
+    for name, value in change.expect.items():
+        if field(found, name) != value:
+            raise Conflict(change.collection, change.key, f"{name} is {field(found, name)!r}, expected {value!r}")
+    if isinstance(change, Replace):
+        return dict(change.document)
+    if isinstance(change, Update):
+        try:
+            for name, value in change.set.items():
+                set_field(found, name, value)
+        except ValueError as error:
+            raise Conflict(change.collection, change.key, str(error)) from error
+    return found
 
 
 def resolve_now(value: Any, now: float) -> Any:

@@ -1,41 +1,53 @@
 """The embedded database: JSON documents in SQLite.
 
-One table for each collection: `id` and `body` (the document as JSON text), with real unique indexes on expressions over the
-body. A long array (`encoding.Packed`) is kept in pieces in the table `pieces`; the body then holds an empty array.
+::
+
+    documents (collection, id, key, first, second, third, body)    one row for each document of every collection
+    pieces    (collection, id, field, n, body)                     its long arrays (`encoding.Packed`), piece by piece
+
+`body` is the document as JSON text; a long array is empty there. `id` and the four columns after it are copies of values of the
+document, made here and only to be searched: `key` is the one that is unique in its collection (`database.UNIQUE`), the others
+are those of `_LOOKUPS`. SQLite never looks into a body: its JSON functions cut texts at NUL and cannot tell a text from a table.
+What a column cannot answer is answered by `database.matches`. `_column` says how a value is stored.
 
 Durability: WAL with ``synchronous=FULL``, so that a COMMIT returns after its fsync. An error at COMMIT is no answer: the pages
 may be in the log and come back when the database is opened again, so it is reported as `Unanswered` and this process asks no
 more. Checkpoints run by count of commits and at `close`, never because a document is large: the number of
 barriers of a commit does not depend on what is written.
 
-Sources: sqlite.org/wal.html, sqlite.org/pragma.html, sqlite.org/lang_transaction.html.
+Sources: sqlite.org/wal.html, sqlite.org/pragma.html, sqlite.org/lang_transaction.html, sqlite.org/datatype3.html.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from integrator.database import (
     CLAIMS,
     LEASES,
     PROJECT,
     TRANSACTIONS,
+    UNIQUE,
     Change,
     Delete,
     Ensure,
     Insert,
     Now,
-    Replace,
+    asked_field,
+    changed,
+    choices,
     field,
+    field_name,
     id_text,
+    kind,
+    matches,
+    rank,
     resolve_now,
-    set_field,
 )
 from integrator.encoding import Packed, decode, encode
 from integrator.errors import Conflict, DatabaseFailed, NewerDatabase, Unanswered
@@ -49,18 +61,29 @@ PATIENCE: Final = 60.0
 CHECKPOINT_EVERY: Final = 200
 
 _CLOCK: Final = "SELECT (julianday('now') - 2440587.5) * 86400.0"
-_COLLECTION: Final = re.compile(r"(transactions|leases|claims|migrations|versions|project:[^\"\x00-\x1f]{1,200})\Z")
-_FIELD: Final = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*(\.[A-Za-z_$][A-Za-z0-9_$]*)*\Z")
+# The searched columns have no type: SQLite compares their values as they were bound.
+_TABLES: Final = (
+    "CREATE TABLE IF NOT EXISTS documents (collection TEXT, id, key, first, second, third, body TEXT NOT NULL,"
+    " PRIMARY KEY (collection, id))",
+    "CREATE UNIQUE INDEX IF NOT EXISTS keys ON documents (collection, key) WHERE key IS NOT NULL",
+    "CREATE INDEX IF NOT EXISTS lookups ON documents (collection, first, second, third) WHERE first IS NOT NULL",
+    "CREATE TABLE IF NOT EXISTS pieces (collection TEXT, id, field TEXT, n INTEGER, body TEXT,"
+    " PRIMARY KEY (collection, id, field, n)) WITHOUT ROWID",
+)
+_INSERT: Final = "INSERT INTO documents (key, first, second, third, body, collection, id) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_UPDATE: Final = "UPDATE documents SET key = ?, first = ?, second = ?, third = ?, body = ? WHERE collection = ? AND id = ?"
 
-_INDEXES: Final = {
-    TRANSACTIONS: (("UNIQUE ", "publish_id", ("publish_id",)), ("", "state", ("state",))),
-    LEASES: (("", "transaction", ("transaction",)),),
-    CLAIMS: (("", "lease", ("lease",)),),
-    PROJECT: (
-        ("UNIQUE ", "key", ("data.integrator.key",)),
-        ("", "name", ("type", "parent", "name")),
-    ),
+#: Fields that each kind of collection is searched by.
+_LOOKUPS: Final = {
+    TRANSACTIONS: ("state",),
+    LEASES: ("transaction",),
+    CLAIMS: ("lease",),
+    PROJECT: ("type", "parent", "name"),
 }
+#: Numbers beyond it are stored as it: SQLite has 64 bits.
+_LARGEST: Final = 2.0**63
+
+_Result = TypeVar("_Result")
 
 
 class SQLiteDatabase:
@@ -106,14 +129,11 @@ class SQLiteDatabase:
             self._make_tables()
 
     def _make_tables(self) -> None:
-        with self._writing():
-            self._connection.execute(
-                "CREATE TABLE IF NOT EXISTS pieces (collection TEXT, id TEXT, field TEXT, n INTEGER, body TEXT,"
-                " PRIMARY KEY (collection, id, field, n)) WITHOUT ROWID"
-            )
-            for collection in (TRANSACTIONS, LEASES, CLAIMS):
-                self._table(collection, make=True)
-            self._connection.execute(f"PRAGMA user_version={FORMAT}")
+        def make(_: float) -> None:
+            for statement in (*_TABLES, f"PRAGMA user_version={FORMAT}"):
+                self._connection.execute(statement)
+
+        self._write(make)
         # The file is new: its name must survive a power cut like its content does.
         fd = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -125,79 +145,75 @@ class SQLiteDatabase:
 
     def commit(self, changes: Sequence[Change]) -> None:
         """See `Database.commit`."""
+
+        def apply(now: float) -> None:
+            for change in changes:
+                self._apply(change, now)
+
         with self._lock:
             if self._in_doubt:
                 raise Unanswered(f"{self.path} failed while it committed; only a new process can tell what it holds")
-            with self._writing() as now:
-                for change in changes:
-                    self._apply(change, now)
+            self._write(apply)
             self._commits += 1
             if self._commits % CHECKPOINT_EVERY == 0:
                 self._checkpoint()
 
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[float]:
-        """One write transaction; gives the clock, read once inside it."""
-        with self._errors("write to"):
-            self._connection.execute("BEGIN IMMEDIATE")
+    def _write(self, work: Callable[[float], None]) -> None:
+        """One write transaction around `work`, which gets the clock, read once inside it."""
         try:
             with self._errors("write to"):
-                yield self.now()
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):
+                self._begin("BEGIN IMMEDIATE")
+                work(self.now())
+            try:
+                self._connection.execute("COMMIT")
+            except sqlite3.Error as error:
+                self._in_doubt = True
+                raise Unanswered(f"{self.path} failed while it committed ({error})") from error
+        finally:
+            self._roll_back()
+
+    def _begin(self, statement: str) -> None:
+        self._roll_back()  # a second interrupt can end `_roll_back` itself too early
+        self._connection.execute(statement)
+
+    def _roll_back(self) -> None:
+        """End a transaction that is still open, whatever left it so: an interrupt may come between any two lines."""
+        with contextlib.suppress(sqlite3.Error):
+            if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
-            self._tables.clear()  # those made in this transaction are gone
-            raise
-        try:
-            self._connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            with contextlib.suppress(sqlite3.Error):
-                self._connection.execute("ROLLBACK")
-            self._in_doubt = True
-            raise Unanswered(f"{self.path} failed while it committed ({error})") from error
 
     def _apply(self, change: Change, now: float) -> None:
-        table = self._table(change.collection, make=True)
-        key = change.key
+        place = change.collection, _column(change.key)
+        kind(change.collection)
         if isinstance(change, Insert):
-            self._put(f"INSERT INTO {table} (body, id) VALUES (?, ?)", change, key, change.document, now)
+            self._put(_INSERT, change, change.document, now)
             return
-        found = self._body(table, change.collection, key)
+        found = self._document(*place)
         if isinstance(change, Ensure):
             if found is None:
-                self._put(f"INSERT INTO {table} (body, id) VALUES (?, ?)", change, key, change.document, now)
+                self._put(_INSERT, change, change.document, now)
             return
-        for name, value in change.expect.items():
-            if found is None or field(found, name) != value:
-                is_now = "not there" if found is None else f"{name} is {field(found, name)!r}, expected {value!r}"
-                raise Conflict(change.collection, key, is_now)
-        if found is None:
-            raise Conflict(change.collection, key, "not there")
+        made = changed(change, found)
+        self._connection.execute("DELETE FROM pieces WHERE collection = ? AND id = ?", place)
         if isinstance(change, Delete):
-            self._connection.execute("DELETE FROM pieces WHERE collection = ? AND id = ?", (change.collection, key))
-            self._connection.execute(f"DELETE FROM {table} WHERE id = ?", (key,))
-            return
-        if isinstance(change, Replace):
-            found = dict(change.document)
+            self._connection.execute("DELETE FROM documents WHERE collection = ? AND id = ?", place)
         else:
-            for name, value in change.set.items():
-                set_field(found, name, value)
-        self._connection.execute("DELETE FROM pieces WHERE collection = ? AND id = ?", (change.collection, key))
-        self._put(f"UPDATE {table} SET body = ? WHERE id = ?", change, key, found, now)
+            self._put(_UPDATE, change, made, now)
 
-    def _put(self, statement: str, change: Change, key: str, document: Mapping[str, Any], now: float) -> None:
-        body = dict(document)
-        for name, value in document.items():
-            if isinstance(value, Packed):
-                body[name] = []
-                self._connection.executemany(
-                    "INSERT INTO pieces VALUES (?, ?, ?, ?, ?)",
-                    ((change.collection, key, name, n, piece.decode()) for n, piece in enumerate(value.pieces)),
-                )
+    def _put(self, statement: str, change: Change, document: Mapping[str, Any], now: float) -> None:
+        place = change.collection, _column(change.key)
+        long = {name: value for name, value in document.items() if isinstance(value, Packed)}
+        body = resolve_now({**document, **{name: [] for name in long}}, now)
+        columns = [_column(field(body, name)) if name else None for name in _searched(change.collection)]
         try:
-            self._connection.execute(statement, (encode(resolve_now(body, now)).decode(), key))
+            self._connection.execute(statement, (*columns, encode(body).decode(), *place))
         except sqlite3.IntegrityError as error:
-            raise Conflict(change.collection, key, f"not unique ({error})") from error
+            raise Conflict(change.collection, change.key, f"not unique ({error})") from error
+        for name, packed in long.items():
+            self._connection.executemany(
+                "INSERT INTO pieces VALUES (?, ?, ?, ?, ?)",
+                ((*place, name, n, piece.decode()) for n, piece in enumerate(packed.pieces)),
+            )
 
     def _checkpoint(self) -> None:
         # What was committed is durable in the log already: a failure here costs only the log's length.
@@ -208,9 +224,9 @@ class SQLiteDatabase:
 
     def read(self, collection: str, id: Any) -> Document | None:
         """See `Database.read`."""
-        with self._lock, self._errors("read"):
-            table = self._table(collection)
-            return self._body(table, collection, id_text(id)) if table else None
+        kind(collection)
+        key = _column(id_text(id))
+        return self._read(lambda: self._document(collection, key))
 
     def find(
         self,
@@ -222,21 +238,50 @@ class SQLiteDatabase:
         without: str = "",
     ) -> list[Document]:
         """See `Database.find`."""
-        with self._lock, self._errors("read"):
-            table = self._table(collection)
-            if not table:
-                return []
-            conditions, values = [], []
-            for name, value in (where or {}).items():
-                choices = value if isinstance(value, tuple) else (value,)
-                conditions.append(f"{_extract(name)} IN ({', '.join('?' * len(choices))})")
-                values += [id_text(choice) if name == "_id" else _plain(choice) for choice in choices]
-            query = f"SELECT id, body FROM {table}"
-            query += f" WHERE {' AND '.join(conditions)}" if conditions else ""
-            query += f" ORDER BY {_extract(newest)} DESC" if newest else " ORDER BY id"
-            query += f" LIMIT {limit:d}" if limit else ""
+        wanted = choices(where)
+        columns = dict(zip(("_id", *_searched(collection)), ("id", "key", "first", "second", "third")))
+        order = columns.get(field_name(newest)) if newest else "id"
+        query, values = "SELECT id, body FROM documents WHERE collection = ?", [collection]
+        for name in wanted.keys() & columns.keys():
+            condition, bound = _condition(columns[name], wanted.pop(name))
+            query += f" AND {condition}"
+            values += bound
+        query += f" ORDER BY {order}{' DESC' * bool(newest)}, id" if order else " ORDER BY id"
+        query += f" LIMIT {limit:d}" if limit and order and not wanted else ""
+
+        def work() -> list[Document]:
             rows = self._connection.execute(query, values).fetchall()
-            return [self._whole(collection, key, body, without) for key, body in rows]
+            found = [(id, document) for id, body in rows if matches(document := decode(body), wanted)]
+            if not order:
+                found.sort(key=lambda row: rank(asked_field(row[1], newest)), reverse=True)
+            return [self._whole(collection, id, document, without) for id, document in (found[:limit] if limit else found)]
+
+        return self._read(work)
+
+    def _read(self, work: Callable[[], _Result]) -> _Result:
+        """One read transaction around `work`: no commit of another handle comes between its statements."""
+        with self._lock:
+            try:
+                with self._errors("read"):
+                    self._begin("BEGIN")
+                    return work()
+            finally:
+                self._roll_back()
+
+    def _document(self, collection: str, id: Any) -> Document | None:
+        query = "SELECT body FROM documents WHERE collection = ? AND id = ?"
+        row = self._connection.execute(query, (collection, id)).fetchone()
+        return self._whole(collection, id, decode(row[0])) if row else None
+
+    def _whole(self, collection: str, id: Any, document: Document, without: str = "") -> Document:
+        """`document` with its long arrays."""
+        query = "SELECT field, body FROM pieces WHERE collection = ? AND id = ? AND field != ? ORDER BY field, n"
+        long: dict[str, list[bytes]] = {}
+        for name, piece in self._connection.execute(query, (collection, id, without)):
+            long.setdefault(name, []).append(piece.encode())
+        for name, pieces in long.items():
+            document[name] = Packed.joined(pieces)
+        return document
 
     def now(self) -> float:
         """See `Database.now`."""
@@ -247,9 +292,10 @@ class SQLiteDatabase:
 
     def projects(self) -> list[str]:
         """See `Database.projects`."""
+        query = "SELECT DISTINCT collection FROM documents WHERE collection >= ? AND collection < ?"
         with self._lock, self._errors("read"):
-            rows = self._connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-            return sorted(name.removeprefix(PROJECT) for (name,) in rows if name.startswith(PROJECT))
+            rows = self._connection.execute(query, (PROJECT, PROJECT[:-1] + chr(ord(PROJECT[-1]) + 1))).fetchall()
+        return sorted(name.removeprefix(PROJECT) for (name,) in rows)
 
     def close(self) -> None:
         """See `Database.close`."""
@@ -258,41 +304,6 @@ class SQLiteDatabase:
                 self._checkpoint()
             with contextlib.suppress(sqlite3.Error):
                 self._connection.close()
-
-    # --- tables ---------------------------------------------------------------------------------------------------
-
-    def _table(self, collection: str, *, make: bool = False) -> str:
-        """The quoted table of a collection, "" if it does not exist."""
-        if not _COLLECTION.match(collection):
-            raise ValueError(f"no collection can be called {collection!r}")
-        name = f'"{collection}"'
-        if collection in self._tables:
-            return name
-        query = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
-        if not self._connection.execute(query, (collection,)).fetchone():
-            if not make:
-                return ""
-            self._connection.execute(f"CREATE TABLE {name} (id TEXT PRIMARY KEY, body TEXT NOT NULL)")
-            kind = PROJECT if collection.startswith(PROJECT) else collection
-            for unique, label, fields in _INDEXES.get(kind, ()):
-                columns = ", ".join(map(_extract, fields))
-                self._connection.execute(f'CREATE {unique}INDEX "{collection}.{label}" ON {name} ({columns})')
-        self._tables.add(collection)
-        return name
-
-    def _body(self, table: str, collection: str, key: str) -> Document | None:
-        row = self._connection.execute(f"SELECT body FROM {table} WHERE id = ?", (key,)).fetchone()
-        return self._whole(collection, key, row[0]) if row else None
-
-    def _whole(self, collection: str, key: str, body: str, without: str = "") -> Document:
-        document: Document = decode(body)
-        query = "SELECT field, body FROM pieces WHERE collection = ? AND id = ? AND field != ? ORDER BY field, n"
-        long: dict[str, list[bytes]] = {}
-        for name, piece in self._connection.execute(query, (collection, key, without)):
-            long.setdefault(name, []).append(piece.encode())
-        for name, pieces in long.items():
-            document[name] = Packed.joined(pieces)
-        return document
 
     @contextlib.contextmanager
     def _errors(self, action: str) -> Iterator[None]:
@@ -303,24 +314,40 @@ class SQLiteDatabase:
             raise DatabaseFailed(f"cannot {action} the database {self.path}: {error}") from error
 
 
-def _extract(name: str) -> str:
-    if not _FIELD.match(name):
-        raise ValueError(f"no field can be called {name!r}")
-    if name == "_id":
-        return "id"
-    path = "".join(f'."{part}"' for part in name.split("."))
-    return f"json_extract(body, '${path}')"
+def _searched(collection: str) -> tuple[str, ...]:
+    """The fields whose values are in the columns `key`, `first`, `second`, `third`; "" where a column is not used."""
+    what = kind(collection)
+    lookups = _LOOKUPS.get(what, ())
+    return UNIQUE.get(what, ""), *lookups, *("",) * (3 - len(lookups))
 
 
-def _plain(value: Any) -> Any:
-    """A filter value as SQLite compares it; operators (dicts that are no id) are refused by type."""
-    if isinstance(value, dict):
-        if set(value) != {"$oid"} or not isinstance(value["$oid"], str):
-            raise TypeError("a filter takes plain values and ids only")
-        return encode(value).decode()
-    if value is not None and not isinstance(value, (str, int, float)):
-        raise TypeError(f"a filter takes plain values and ids only, not {type(value).__name__}")
-    return value
+def _condition(column: str, values: Sequence[Any]) -> tuple[str, list[Any]]:
+    """That a column holds one of these values, and what to bind."""
+    bound = [_column(value) for value in values if value is not None]
+    condition = f"{column} IN ({', '.join('?' * len(bound))})"
+    return f"({condition} OR {column} IS NULL)" if None in values else condition, bound
+
+
+def _column(value: Any) -> Any:
+    """`value` as SQLite stores, compares and orders it, in the order of `database.rank`.
+
+    Numbers are numbers, texts are TEXT, the rest is a BLOB of its JSON. A text that is not UTF-8 is a BLOB, too, and is none
+    that JSON can be.
+    """
+    if isinstance(value, (int, float)):
+        return max(-_LARGEST, min(_LARGEST, value))
+    if isinstance(value, str):
+        # The common case first, and once: every id and key of a commit comes this way.
+        return value if _is_unicode(value) else value.encode("utf-8", "surrogatepass")
+    return None if value is None else encode(value)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 __all__ = ["CHECKPOINT_EVERY", "FORMAT", "Now", "SQLiteDatabase"]
