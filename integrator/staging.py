@@ -21,6 +21,7 @@ from integrator.errors import StagingChanged, StorageFailed, UsageError
 from integrator.journal import Journal
 from integrator.journal.format import Staged, Unstaged
 from integrator.model import Directory, Identity
+from integrator.storage import Storage
 from integrator.transfer import Check, Chunk, Facts, Policy
 
 #: Fewer files than this are made durable one by one, more of them by one `syncfs`.
@@ -124,7 +125,7 @@ class StagingDirectory:
         ]
         group = _Group(folder, policy.transfer, list(names), list(sources), Facts())
         results: dict[int, Facts] = {}
-        for number, facts in self._run([(transfer.stage, (self._engine.storage, chunk)) for chunk in chunks]):
+        for number, facts in self._run(chunks):
             results[number] = facts
             self._record(folder, chunks[number].names, chunks[number].sources, policy.transfer, facts)
             if progress is not None:
@@ -225,14 +226,17 @@ class StagingDirectory:
     def _folder_path(self, folder: str) -> str:
         return os.path.join(self.path, folder) if folder else self.path
 
-    def _run(self, calls: Sequence[tuple[Callable[..., Facts], tuple[object, ...]]]) -> Iterator[tuple[int, Facts]]:
-        """Run calls on the executor, as they end; on any error none goes on when this returns."""
+    def _run(self, chunks: Sequence[Chunk]) -> Iterator[tuple[int, Facts]]:
+        """Stage chunks on the executor, as they end; on any error none goes on when this returns."""
         executor = self._engine.executor
-        if executor is None or len(calls) == 1:
-            for number, (function, arguments) in enumerate(calls):
-                yield number, function(*arguments, self.stop)
+        threads = isinstance(executor, ThreadPoolExecutor)
+        # Calls as short as linking gain nothing from a second thread: handing the interpreter over costs as much.
+        if executor is None or len(chunks) == 1 or (threads and chunks[0].known is not None):
+            for number, chunk in enumerate(chunks):
+                yield number, transfer.stage(self._engine.storage, chunk, self.stop)
             return
-        yield from _run_on(executor, calls, self.stop if isinstance(executor, ThreadPoolExecutor) else None, self.stop)
+        calls = [(transfer.stage, (self._engine.storage, chunk)) for chunk in chunks]
+        yield from _run_on(executor, calls, self.stop if threads else None, self.stop)
 
     # --- taking back ----------------------------------------------------------------------------------------------
 
@@ -256,22 +260,20 @@ class StagingDirectory:
 
     def verify(self) -> None:
         """Everything that was staged is there as recorded, nothing else is, and the sources are as they were read."""
-        checks = [
-            Check(
-                folder=self._folder_path(group.folder),
-                identity=self._folders[group.folder],
-                names=group.names[start:end],
-                sizes=group.facts.sizes[start:end],
-                inodes=group.facts.inodes[start:end],
-                sources=group.sources[start:end],
-                source_times=group.facts.source_times[start:end],
-                source_inodes=group.facts.source_inodes[start:end],
-            )
-            for group in self._groups
-            for start, end in _cuts(len(group.names), 1024)
-        ]
-        for _ in self._run([(_verify, (check,)) for check in checks]):
-            pass
+        for group in self._groups:
+            for start, end in _cuts(len(group.names), 2048):
+                transfer.verify(
+                    Check(
+                        folder=self._folder_path(group.folder),
+                        identity=self._folders[group.folder],
+                        names=group.names[start:end],
+                        sizes=group.facts.sizes[start:end],
+                        inodes=group.facts.inodes[start:end],
+                        sources=group.sources[start:end],
+                        source_times=group.facts.source_times[start:end],
+                        source_inodes=group.facts.source_inodes[start:end],
+                    )
+                )
         for folder in self._folders:
             self._refuse_strangers(folder)
 
@@ -323,6 +325,26 @@ class StagingDirectory:
         os.close(self.parent_fd)
 
 
+def make_durable(storage: Storage, directories: Sequence[StagingDirectory]) -> bool:
+    """Make staging directories durable: one barrier for each file system, or one for each file where they are few.
+
+    Returns whether the folders above some of them must still be made durable: `syncfs` covers them, single files do not.
+    """
+    by_device: dict[int, list[StagingDirectory]] = {}
+    for directory in directories:
+        by_device.setdefault(os.fstat(directory.fd).st_dev, []).append(directory)
+    one_by_one = False
+    for group in by_device.values():
+        if sum(directory.count for directory in group) >= FEW:
+            storage.sync_filesystem(group[0].parent_fd)
+            continue
+        one_by_one = True
+        for directory in group:
+            directory.sync_files()
+            storage.sync(directory.parent_fd)
+    return one_by_one
+
+
 def _run_on(
     executor: Executor, calls: Sequence[tuple[Callable[..., Facts], tuple[object, ...]]], shared: Event | None, stop: Event
 ) -> Iterator[tuple[int, Facts]]:
@@ -355,11 +377,6 @@ def _signalling(ended: Event, function: Callable[..., Facts], *arguments: object
         return function(*arguments)
     finally:
         ended.set()
-
-
-def _verify(check: Check, stop: Event | None = None) -> Facts:
-    transfer.verify(check, stop)
-    return Facts()
 
 
 def _chunk_size(count: int) -> int:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import sys
 import threading
 import time
@@ -30,6 +29,7 @@ from integrator.database import (
     CLAIMS,
     PROJECT,
     TRANSACTIONS,
+    UNIQUE,
     Change,
     Database,
     Delete,
@@ -38,10 +38,16 @@ from integrator.database import (
     Now,
     Replace,
     Update,
+    asked_field,
+    changed,
+    choices,
     field,
+    field_name,
     id_text,
+    kind,
+    matches,
+    rank,
     resolve_now,
-    set_field,
 )
 from integrator.encoding import Packed, decode, encode
 from integrator.errors import Conflict, DatabaseFailed, IntegratorError, Unanswered
@@ -49,9 +55,6 @@ from integrator.model import Document
 from integrator.storage import Storage
 
 # --- the database in memory -----------------------------------------------------------------------------------------
-
-_COLLECTION: Final = re.compile(r"(transactions|leases|claims|migrations|versions|project:[^\"\x00-\x1f]{1,200})\Z")
-_FIELD: Final = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*(\.[A-Za-z_$][A-Za-z0-9_$]*)*\Z")
 
 
 class ManualClock:
@@ -100,15 +103,18 @@ class MemoryDatabase:
         with self._asking() as store:
             now, draft = store.clock(), dict(store.collections)
             for name in {change.collection for change in changes}:
-                draft[_collection(name)] = dict(draft.get(name, {}))
+                kind(name)
+                draft[name] = dict(draft.get(name, {}))
             for change in changes:
                 _apply(draft[change.collection], change, now)
             store.collections = draft
 
     def read(self, collection: str, id: Any) -> Document | None:
         """See `Database.read`."""
+        kind(collection)
+        key = id_text(id)
         with self._asking() as store:
-            row = store.collections.get(_collection(collection), {}).get(_id_text(id))
+            row = store.collections.get(collection, {}).get(key)
             return _document(row) if row else None
 
     def find(
@@ -121,16 +127,15 @@ class MemoryDatabase:
         without: str = "",
     ) -> list[Document]:
         """See `Database.find`."""
-        wanted = {_field(name): _choices(name, value) for name, value in (where or {}).items()}
+        kind(collection)
+        wanted, order = choices(where), field_name(newest) if newest else "_id"
         with self._asking() as store:
-            rows = store.collections.get(_collection(collection), {})
-            # Like SQLite's text order: by code points, which is the order of the UTF-8 bytes.
-            ordered = [rows[key] for key in sorted(rows, key=_rank)]
-        found = [row for row in ordered if _matches(decode(row.body), wanted)]
+            rows = store.collections.get(collection, {})
+            ordered = [rows[key] for key in sorted(rows, key=rank)]
+        found = [row for row in ordered if matches(decode(row.body), wanted)]
         if newest:
-            name = _field(newest)
-            found.sort(key=lambda row: _rank(_value(decode(row.body), name)), reverse=True)
-        return [_document(row, without) for row in (found[:limit] if limit else found)]
+            found.sort(key=lambda row: rank(asked_field(decode(row.body), order)), reverse=True)
+        return [_document(row, without) for row in found[: limit or None]]
 
     def now(self) -> float:
         """See `Database.now`."""
@@ -139,7 +144,8 @@ class MemoryDatabase:
     def projects(self) -> list[str]:
         """See `Database.projects`."""
         with self._asking() as store:
-            return sorted(name.removeprefix(PROJECT) for name in store.collections if name.startswith(PROJECT))
+            filled = [name for name, rows in store.collections.items() if rows]
+        return sorted(name.removeprefix(PROJECT) for name in filled if kind(name) == PROJECT)
 
     def close(self) -> None:
         """See `Database.close`."""
@@ -153,94 +159,28 @@ class MemoryDatabase:
             yield self.store
 
 
-def _collection(name: str) -> str:
-    if not _COLLECTION.match(name):
-        raise ValueError(f"no collection can be called {name!r}")
-    return name
-
-
-def _field(name: str) -> str:
-    if not _FIELD.match(name):
-        raise ValueError(f"no field can be called {name!r}")
-    return name
-
-
-def _id_text(id: Any) -> str:
-    if not isinstance(id, str) and not _is_id(id):
-        raise TypeError("an id is text or {'$oid': text}")
-    return id_text(id)
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, dict) and set(value) == {"$oid"} and isinstance(value["$oid"], str)
-
-
-def _choices(name: str, value: Any) -> set[tuple[int, Any]]:
-    choices = value if isinstance(value, tuple) else (value,)
-    if name == "_id":
-        return {_rank(_id_text(choice)) for choice in choices}
-    for choice in choices:
-        if choice is not None and not isinstance(choice, (str, int, float)) and not _is_id(choice):
-            raise TypeError("a filter takes plain values and ids only")
-    return {_rank(choice) for choice in choices}
-
-
-def _rank(value: Any) -> tuple[int, Any]:
-    """`value` so that values of all types can be compared: nothing, then numbers, then texts, then the rest."""
-    if value is None:
-        return 0, 0
-    if isinstance(value, (int, float)):
-        return 1, value
-    if isinstance(value, str):
-        return 2, value.encode("utf-8", "surrogatepass")
-    return 3, encode(value)
-
-
-def _matches(document: Document, wanted: Mapping[str, set[tuple[int, Any]]]) -> bool:
-    return all(_rank(_value(document, name)) in choices for name, choices in wanted.items())
-
-
-def _value(document: Document, name: str) -> Any:
-    return id_text(document["_id"]) if name == "_id" else field(document, name)
-
-
 def _apply(rows: _Rows, change: Change, now: float) -> None:
-    key = change.key
-    row = rows.get(key)
+    row = rows.get(change.key)
     if isinstance(change, (Insert, Ensure)):
         if row is None:
             _put(rows, change, change.document, now)
         elif isinstance(change, Insert):
-            raise Conflict(change.collection, key, "not unique (_id)")
+            raise Conflict(change.collection, change.key, "not unique (_id)")
         return
-    if row is None:
-        raise Conflict(change.collection, key, "not there")
-    found = _document(row)
-    for name, value in change.expect.items():
-        if field(found, name) != value:
-            raise Conflict(change.collection, key, f"{name} is {field(found, name)!r}, expected {value!r}")
-    del rows[key]
-    if isinstance(change, Delete):
-        return
-    if isinstance(change, Update):
-        for name, value in change.set.items():
-            set_field(found, name, value)
-    _put(rows, change, change.document if isinstance(change, Replace) else found, now)
+    made = changed(change, _document(row) if row else None)
+    del rows[change.key]
+    if not isinstance(change, Delete):
+        _put(rows, change, made, now)
 
 
 def _put(rows: _Rows, change: Change, document: Mapping[str, Any], now: float) -> None:
     long = {name: tuple(value.pieces) for name, value in document.items() if isinstance(value, Packed)}
     body = encode(resolve_now({**document, **{name: [] for name in long}}, now))
-    unique = _rank(_unique_value(change.collection, decode(body)))
-    if unique != _rank(None) and any(row.unique == unique for row in rows.values()):
+    name = UNIQUE.get(kind(change.collection))
+    unique = rank(field(decode(body), name) if name else None)
+    if unique != rank(None) and any(row.unique == unique for row in rows.values()):
         raise Conflict(change.collection, change.key, f"not unique ({unique[1]!r})")
     rows[change.key] = _Row(body, long, unique)
-
-
-def _unique_value(collection: str, document: Document) -> Any:
-    if collection.startswith(PROJECT):
-        return field(document, "data.integrator.key")
-    return document.get("publish_id") if collection == TRANSACTIONS else None
 
 
 def _document(row: _Row, without: str = "") -> Document:
@@ -554,6 +494,17 @@ class DatabaseContract:
         database.commit([_insert("a", n=1)])
         database.commit([_update("a", {}, {"gone": None, "outer.gone": None})])
         assert database.read(TRANSACTIONS, "a") == {"_id": "a", "n": 1}
+        database.commit([_update("a", {}, {"n.deep": None, "n.deep.er": None})])
+        assert database.read(TRANSACTIONS, "a") == {"_id": "a", "n": 1}
+
+    def test_a_field_below_what_is_no_table_is_a_conflict(self) -> None:
+        database = self.open()
+        before = {"_id": "a", "n": 1, "text": "x", "none": None, "list": [{}], "files": [1], "inner": {"n": 1}}
+        database.commit([Insert(collection=TRANSACTIONS, document={**before, "files": Packed.of([1])})])
+        for name in ("n.x", "text.x", "none.x", "list.x", "list.0", "files.x", "inner.n.x", "n.x.y"):
+            with _raises(Conflict):
+                database.commit([_update("a", {}, {"first": 1, name: 2})])
+        assert database.read(TRANSACTIONS, "a") == before
 
     def test_replace_leaves_nothing_of_the_old_document(self) -> None:
         database = self.open()
@@ -705,6 +656,14 @@ class DatabaseContract:
         database.commit([_insert(f"id{n}", publish_id=text) for n, text in enumerate(["a", "a\0", "a\0b", "a\0c"])])
         assert len(database.find(TRANSACTIONS)) == 4
 
+    def test_a_key_that_looks_like_a_table_is_another_one(self) -> None:
+        database = self.open()
+        keys: list[Any] = ['{"a":1}', {"a": 1}, '["a"]', ["a"], "1", 1, '{"$oid":"a"}', {"$oid": "a"}]
+        database.commit([_insert(f"id{n}", publish_id=key) for n, key in enumerate(keys)])
+        for key in keys:
+            with _raises(Conflict):
+                database.commit([_insert("more", publish_id=key)])
+
     # --- the clock ------------------------------------------------------------------------------------------------
 
     def test_now_is_the_databases_clock_and_the_same_within_a_commit(self) -> None:
@@ -825,8 +784,14 @@ class DatabaseContract:
 
     def test_a_text_that_looks_like_an_id_is_none(self) -> None:
         database = self.open()
-        database.commit([Insert(collection=_DEMO, document={"_id": "a", "parent": {"$oid": "1" * 24}})])
-        assert database.find(_DEMO, {"parent": '{"$oid":"' + "1" * 24 + '"}'}) == []
+        id, text = {"$oid": "1" * 24}, '{"$oid":"' + "1" * 24 + '"}'
+        database.commit([Insert(collection=_DEMO, document={"_id": "a", "parent": id, "other": id, "list": ["x"]})])
+        database.commit([Insert(collection=_DEMO, document={"_id": "b", "parent": text, "other": text, "list": '["x"]'})])
+        for name in ("parent", "other"):
+            assert _ids(database.find(_DEMO, {name: text})) == ["b"]
+            assert _ids(database.find(_DEMO, {name: id})) == ["a"]
+            assert _ids(database.find(_DEMO, {name: (text, {"$oid": "2" * 24})})) == ["b"]
+        assert _ids(database.find(_DEMO, {"list": '["x"]'})) == ["b"]
 
     def test_newest_come_first_and_limit_cuts(self) -> None:
         database = self.open()
@@ -842,6 +807,26 @@ class DatabaseContract:
         database = self.open()
         database.commit([_insert("a"), _insert("b", n=1), _insert("c", n=None), _insert("d", n=-5)])
         assert _ids(database.find(TRANSACTIONS, newest="n"))[:2] == ["b", "d"]
+
+    def test_equals_keep_the_order_of_their_ids(self) -> None:
+        database = self.open()
+        database.commit([_insert(id, state="open", n=1) for id in ("b", "c", "a")])
+        for newest in ("state", "n", "absent"):
+            assert _ids(database.find(TRANSACTIONS, newest=newest)) == ["a", "b", "c"]
+            assert _ids(database.find(TRANSACTIONS, {"n": 1}, newest=newest, limit=2)) == ["a", "b"]
+
+    def test_numbers_are_found_by_value(self) -> None:
+        database = self.open()
+        numbers: list[Any] = [1, 1.0, True, "1", 0.1, 2**53 + 1, 2.0**53, -(2**63), 2**63 - 1, 2**63, 2**64 - 1]
+        documents = [{"_id": f"{n:02d}", "name": number, "type": number, "n": number} for n, number in enumerate(numbers)]
+        database.commit([Insert(collection=_DEMO, document=document) for document in documents])
+        for name in ("type", "name", "n"):
+            for number in numbers[:-2]:
+                assert [found["n"] for found in database.find(_DEMO, {name: number})] == [n for n in numbers if n == number]
+            for number in (*numbers[-2:], 2.0**63, 10**400, float("nan"), float("inf")):
+                with _raises(TypeError):
+                    database.find(_DEMO, {name: number})
+            assert database.find(_DEMO, newest=name, limit=4)[1]["n"] in (2**63, 2**64 - 1)
 
     def test_operators_are_refused_by_type(self) -> None:
         database = self.open()
@@ -860,6 +845,10 @@ class DatabaseContract:
                 database.find(TRANSACTIONS, {"_id": ("a", operator)})
             with _raises(TypeError):
                 database.read(TRANSACTIONS, operator)
+            with _raises(TypeError):
+                database.commit([Insert(collection=CLAIMS, document={"_id": operator})])
+            with _raises(TypeError):
+                database.commit([Delete(collection=TRANSACTIONS, id=operator, expect={})])
 
     def test_nonsense_names_are_refused(self) -> None:
         database = self.open()
@@ -870,7 +859,8 @@ class DatabaseContract:
             if name:
                 with _raises(ValueError):
                     database.find(TRANSACTIONS, newest=name)
-        for name in ("", "nonsense", "transactions ", "sqlite_master", "pieces", "project:", 'project:a"b', "project:a\n", "x\0"):
+        names = ["", "nonsense", "transactions ", "sqlite_master", "pieces", "documents", "x\0", "project:"]
+        for name in (*names, 'project:a"b', "project:a\n", "project:a\udcff"):
             with _raises(ValueError):
                 database.read(name, "a")
             with _raises(ValueError):
@@ -914,6 +904,9 @@ class DatabaseContract:
         assert _ids(database.find(_DEMO, {"name": "b\udcff"})) == ["a"]
         assert database.find(_DEMO, {"name": "b\udcfe"}) == []
         assert database.read(_DEMO, "b\udcff") is None
+        database.commit([Insert(collection=_DEMO, document={"_id": "b\udcff", "files": Packed.of([1])})])
+        assert database.read(_DEMO, "b\udcff") == {"_id": "b\udcff", "files": [1]}
+        assert _ids(database.find(_DEMO, {"_id": "b\udcff"})) == ["b\udcff"]
 
     def test_hostile_names_of_projects_are_only_names(self) -> None:
         database = self.open()
@@ -923,6 +916,12 @@ class DatabaseContract:
         assert database.projects() == sorted(names)
         for name in names:
             assert _ids(database.find(PROJECT + name)) == ["a"]
+
+    def test_a_project_without_documents_is_none(self) -> None:
+        database = self.open()
+        database.commit([_keyed("a", "k")])
+        database.commit([Delete(collection=_DEMO, id="a", expect={})])
+        assert database.projects() == []
 
     def test_projects_that_differ_in_case_are_different(self) -> None:
         database = self.open()

@@ -7,7 +7,6 @@ with recovery. A failed write, fsync or close is fatal: what it concerned is nev
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
@@ -35,7 +34,7 @@ from integrator.leases import Held, busy
 from integrator.ledger import Plan
 from integrator.model import Document, State, new_id
 from integrator.operations import Actor, Overtaken
-from integrator.staging import FEW, StagingDirectory
+from integrator.staging import StagingDirectory, make_durable
 from integrator.work import Savepoint, Work, write_down
 
 #: Given a transaction id, says what to claim and stage; asked again after the claim, and after a lost race.
@@ -138,7 +137,11 @@ class Transaction(Work):
             staging.verify()
         for change in self._changes:
             write_down(journal, change)
-        self._sync()
+        if make_durable(self._engine.storage, [staging for _, staging in self._live()]):
+            # A new folder is durable when its parent is; a few calls at most, and none where all folders existed.
+            for root, path in sorted({(root, path.rpartition("/")[0]) for root, path in self.document["folders"]}):
+                with storage.folder(path, self.root(root)) as at:
+                    self._engine.storage.sync(at)
         for plan in self._exchanges:
             parent, _, name = plan["path"].rpartition("/")
             with storage.folder(parent, self.root(plan["root"])) as at:
@@ -147,23 +150,6 @@ class Transaction(Work):
         identities = [[found.inode, found.born] if found else [] for found in self._identities]
         journal.write(Prepared(directories=identities, exchanges=[plan["identity"] for plan in self._exchanges]))
         journal.sync()
-
-    def _sync(self) -> None:
-        """One barrier for each file system, or one for each file and folder where that is cheaper."""
-        by_device: dict[int, list[StagingDirectory]] = {}
-        for _, staging in self._live():
-            by_device.setdefault(os.fstat(staging.fd).st_dev, []).append(staging)
-        for group in by_device.values():
-            if sum(staging.count for staging in group) >= FEW:
-                self._engine.storage.sync_filesystem(group[0].parent_fd)
-                continue
-            for staging in group:
-                staging.sync_files()
-                self._engine.storage.sync(staging.parent_fd)
-        # A new folder is durable when its parent is; a few calls at most, and none where all folders existed.
-        for root, path in sorted({(root, path.rpartition("/")[0]) for root, path in self.document["folders"]}):
-            with storage.folder(path, self.root(root)) as at:
-                self._engine.storage.sync(at)
 
     def _reveal(self) -> None:
         for index, staging in self._live():
@@ -175,7 +161,8 @@ class Transaction(Work):
                 if storage.identity(new, staging.parent_fd) != self._identities[index]:
                     raise StorageFailed("give its final name to", staging.directory.final, error) from error
             self._open_journal().write(Revealed(directory=index))
-        for fd in {staging.directory.parent: staging.parent_fd for _, staging in self._live()}.values():
+        parents = {(staging.directory.root, staging.directory.parent): staging.parent_fd for _, staging in self._live()}
+        for fd in parents.values():
             self._engine.storage.sync(fd)
 
     def _verdict(self, summary: Document) -> None:
@@ -338,13 +325,18 @@ class _Decided(Exception):
 
 def _when_free(engine: Engine, wait: float, attempt: Callable[[], Any]) -> Any:
     """Try until the leases are free: settle what dead owners left, wait for live ones."""
-    end = time.monotonic() + wait
+    end, settled = time.monotonic() + wait, set[str]()
     while True:
         try:
             return attempt()
         except Held as held:
-            if recovery.settle(engine, held.lease["transaction"]).outcome in ("rolled_back", "finished"):
+            holder = held.lease["transaction"]
+            found = recovery.settle(engine, holder)
+            if found.outcome != "alive" and holder not in settled:
+                settled.add(holder)  # a stuck one has let go of its lease; its number stays taken
                 continue
+            if found.outcome in ("in_doubt", "stuck"):
+                raise Unsettled(f"an earlier publish is not settled: {found.message}", next=found.next) from None
             if time.monotonic() >= end:
                 raise busy(held) from None
             time.sleep(_PAUSE)

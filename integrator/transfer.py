@@ -8,10 +8,11 @@ within a large file at the next block, when it is told to.
 from __future__ import annotations
 
 import errno
+import operator
 import os
 import stat
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
 
 import attrs
@@ -322,31 +323,54 @@ class Check:
     source_inodes: Sequence[int]
 
 
-def verify(check: Check, stop: Stop | None = None) -> None:
+def verify(check: Check) -> None:
     """Raise `StagingChanged` or `SourceChanged` unless every file is as it was recorded, and its source as it was read."""
     at = open_staging(check.folder, check.identity)
     try:
-        if stop is not None and stop.is_set():
-            raise Stopped
         staged = _statuses(check, at)
     finally:
         os.close(at)
-    found = [(status.st_size, status.st_ino) for status in staged]
-    if found != list(zip(check.sizes, check.inodes)):
-        n = next(n for n, facts in enumerate(found) if facts != (check.sizes[n], check.inodes[n]))
+    n = _first_difference(staged, check.sizes, check.inodes, None)
+    if n is not None:
         raise StagingChanged(
-            f"the staged file {check.names[n]} changed: {found[n][0]} bytes instead of {check.sizes[n]}, or another file"
+            f"the staged file {check.names[n]} changed: {staged[n].st_size} bytes instead of {check.sizes[n]}, or another file"
         )
-    for n, source in enumerate(check.sources):
-        status, inode = staged[n], check.source_inodes[n]
-        if inode:
-            try:
-                status = os.stat(source)
-            except OSError as error:
-                raise SourceChanged(f"{source} went away while it was published ({error.strerror})") from error
-        expected = (check.sizes[n], check.source_times[n], inode or check.inodes[n])
-        if (status.st_size, status.st_mtime_ns, status.st_ino) != expected:
-            raise SourceChanged(f"{source} changed while it was published")
+    if not check.sources:
+        return
+    linked = not any(check.source_inodes)
+    sources = staged if linked else [_source_status(check, n, staged) for n in range(len(staged))]
+    inodes = check.inodes if linked else array("Q", map(operator.or_, check.source_inodes, _where_linked(check)))
+    n = _first_difference(sources, check.sizes, inodes, check.source_times)
+    if n is not None:
+        raise SourceChanged(f"{check.sources[n]} changed while it was published")
+
+
+def _first_difference(
+    found: Sequence[os.stat_result], sizes: Sequence[int], inodes: Sequence[int], times: Sequence[int] | None
+) -> int | None:
+    """Index of the first file that differs; whole columns are compared at once, which is several times faster."""
+    columns = [
+        (array("Q", [status.st_size for status in found]), sizes),
+        (array("Q", [status.st_ino for status in found]), inodes),
+    ]
+    if times is not None:
+        columns.append((array("q", [status.st_mtime_ns for status in found]), times))
+    if all(seen == expected for seen, expected in columns):
+        return None
+    return next(n for n in range(len(found)) if any(seen[n] != expected[n] for seen, expected in columns))
+
+
+def _where_linked(check: Check) -> Iterator[int]:
+    return (0 if source else staged for source, staged in zip(check.source_inodes, check.inodes))
+
+
+def _source_status(check: Check, n: int, staged: Sequence[os.stat_result]) -> os.stat_result:
+    if not check.source_inodes[n]:
+        return staged[n]  # a hard link: what was staged is the source
+    try:
+        return os.stat(check.sources[n])
+    except OSError as error:
+        raise SourceChanged(f"{check.sources[n]} went away while it was published ({error.strerror})") from error
 
 
 def _statuses(check: Check, at: int) -> list[os.stat_result]:

@@ -182,7 +182,7 @@ MUTANTS: list[Mutant] = [
     (_without_sync("_reveal"), protocol.test_everything_is_durable_before_anybody_can_see_it),
     (reveal_before_prepare, protocol.test_everything_is_durable_before_anybody_can_see_it),
     (_without_sync("sync_files"), protocol.test_a_few_files_are_made_durable_one_by_one_with_all_their_folders),
-    (_without_sync("_sync"), protocol.test_a_few_files_are_made_durable_one_by_one_with_all_their_folders),
+    (_without_sync("make_durable", "_prepare"), protocol.test_a_few_files_are_made_durable_one_by_one_with_all_their_folders),
     (_without_sync("_withdraw"), protocol.test_a_withdrawal_is_durable_before_anything_of_it_is_deleted_or_released),
     (_without_sync("_delete"), protocol.test_a_withdrawal_is_durable_before_anything_of_it_is_deleted_or_released),
     (

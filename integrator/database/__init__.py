@@ -225,10 +225,15 @@ def choices(where: Mapping[str, Any] | None) -> dict[str, tuple[Any, ...]]:
         values = value if isinstance(value, tuple) else (value,)
         if field_name(name) == "_id":
             values = tuple(map(id_text, values))
-        elif not all(one is None or isinstance(one, (str, int, float)) or _is_object_id(one) for one in values):
-            raise TypeError("a filter takes plain values and ids only")
+        elif not all(one is None or isinstance(one, str) or is_number(one) or _is_object_id(one) for one in values):
+            raise TypeError("a filter takes texts, numbers of 64 bits and ids only")
         wanted[name] = values
     return wanted
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a number that every database can hold."""
+    return isinstance(value, (int, float)) and -(2**63) <= value < 2**63
 
 
 def asked_field(document: Document, name: str) -> Any:

@@ -21,6 +21,7 @@ Sources: sqlite.org/wal.html, sqlite.org/pragma.html, sqlite.org/lang_transactio
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sqlite3
 import threading
@@ -44,6 +45,7 @@ from integrator.database import (
     field,
     field_name,
     id_text,
+    is_number,
     kind,
     matches,
     rank,
@@ -80,14 +82,14 @@ _LOOKUPS: Final = {
     CLAIMS: ("lease",),
     PROJECT: ("type", "parent", "name"),
 }
-#: Numbers beyond it are stored as it: SQLite has 64 bits.
-_LARGEST: Final = 2.0**63
-
 _Result = TypeVar("_Result")
 
 
 class SQLiteDatabase:
-    """A `Database` in one file. Safe to use from several threads; one connection, used by one at a time."""
+    """A `Database` in one file. Safe to use from several threads; one connection, used by one at a time.
+
+    Not to be called by a signal handler: it could come into the middle of a transaction.
+    """
 
     def __init__(self, path: str, *, clock: Callable[[], float] | None = None) -> None:
         """Open, and make if it is not there, the database at `path`.
@@ -96,7 +98,7 @@ class SQLiteDatabase:
         """
         self.path = path
         self._clock = clock
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._tables: set[str] = set()
         self._commits = 0
         self._in_doubt = False
@@ -163,7 +165,7 @@ class SQLiteDatabase:
         try:
             with self._errors("write to"):
                 self._begin("BEGIN IMMEDIATE")
-                work(self.now())
+                work(self._now())
             try:
                 self._connection.execute("COMMIT")
             except sqlite3.Error as error:
@@ -183,11 +185,10 @@ class SQLiteDatabase:
                 self._connection.execute("ROLLBACK")
 
     def _apply(self, change: Change, now: float) -> None:
-        place = change.collection, _column(change.key)
-        kind(change.collection)
         if isinstance(change, Insert):
             self._put(_INSERT, change, change.document, now)
             return
+        place = _place(change.collection, change.key)
         found = self._document(*place)
         if isinstance(change, Ensure):
             if found is None:
@@ -201,7 +202,7 @@ class SQLiteDatabase:
             self._put(_UPDATE, change, made, now)
 
     def _put(self, statement: str, change: Change, document: Mapping[str, Any], now: float) -> None:
-        place = change.collection, _column(change.key)
+        place = _place(change.collection, change.key)
         long = {name: value for name, value in document.items() if isinstance(value, Packed)}
         body = resolve_now({**document, **{name: [] for name in long}}, now)
         columns = [_column(field(body, name)) if name else None for name in _searched(change.collection)]
@@ -224,9 +225,8 @@ class SQLiteDatabase:
 
     def read(self, collection: str, id: Any) -> Document | None:
         """See `Database.read`."""
-        kind(collection)
-        key = _column(id_text(id))
-        return self._read(lambda: self._document(collection, key))
+        place = _place(collection, id_text(id))
+        return self._read(lambda: self._document(*place))
 
     def find(
         self,
@@ -240,21 +240,20 @@ class SQLiteDatabase:
         """See `Database.find`."""
         wanted = choices(where)
         columns = dict(zip(("_id", *_searched(collection)), ("id", "key", "first", "second", "third")))
-        order = columns.get(field_name(newest)) if newest else "id"
-        query, values = "SELECT id, body FROM documents WHERE collection = ?", [collection]
-        for name in wanted.keys() & columns.keys():
-            condition, bound = _condition(columns[name], wanted.pop(name))
-            query += f" AND {condition}"
-            values += bound
-        query += f" ORDER BY {order}{' DESC' * bool(newest)}, id" if order else " ORDER BY id"
-        query += f" LIMIT {limit:d}" if limit and order and not wanted else ""
+        order = columns.get(field_name(newest), "") if newest else "id"
+        here = {name: values for name, values in wanted.items() if name not in columns}
+        conditions = [_condition(columns[name], values) for name, values in wanted.items() if name in columns]
+        query = " AND ".join(["SELECT id, body FROM documents WHERE collection = ?", *(text for text, _ in conditions)])
+        query += f" ORDER BY {order or 'id'}{' DESC' if newest and order else ''}, id"
+        query += f" LIMIT {limit:d}" if limit and order and not here else ""
+        bound = [collection, *(value for _, values in conditions for value in values)]
 
         def work() -> list[Document]:
-            rows = self._connection.execute(query, values).fetchall()
-            found = [(id, document) for id, body in rows if matches(document := decode(body), wanted)]
+            rows = self._connection.execute(query, bound).fetchall()
+            found = [(id, document) for id, body in rows if matches(document := decode(body), here)]
             if not order:
                 found.sort(key=lambda row: rank(asked_field(row[1], newest)), reverse=True)
-            return [self._whole(collection, id, document, without) for id, document in (found[:limit] if limit else found)]
+            return [self._whole(collection, id, document, without) for id, document in found[: limit or None]]
 
         return self._read(work)
 
@@ -285,10 +284,11 @@ class SQLiteDatabase:
 
     def now(self) -> float:
         """See `Database.now`."""
-        if self._clock is not None:
-            return self._clock()
         with self._lock, self._errors("read"):
-            return float(self._connection.execute(_CLOCK).fetchone()[0])
+            return self._now()
+
+    def _now(self) -> float:
+        return self._clock() if self._clock is not None else float(self._connection.execute(_CLOCK).fetchone()[0])
 
     def projects(self) -> list[str]:
         """See `Database.projects`."""
@@ -314,6 +314,12 @@ class SQLiteDatabase:
             raise DatabaseFailed(f"cannot {action} the database {self.path}: {error}") from error
 
 
+def _place(collection: str, key: str) -> tuple[str, Any]:
+    """What a row of either table is found by. Raises `ValueError` for what is no collection."""
+    kind(collection)
+    return collection, _column(key)
+
+
 def _searched(collection: str) -> tuple[str, ...]:
     """The fields whose values are in the columns `key`, `first`, `second`, `third`; "" where a column is not used."""
     what = kind(collection)
@@ -331,23 +337,18 @@ def _condition(column: str, values: Sequence[Any]) -> tuple[str, list[Any]]:
 def _column(value: Any) -> Any:
     """`value` as SQLite stores, compares and orders it, in the order of `database.rank`.
 
-    Numbers are numbers, texts are TEXT, the rest is a BLOB of its JSON. A text that is not UTF-8 is a BLOB, too, and is none
-    that JSON can be.
+    Numbers are numbers (those that SQLite has no place for, and no filter asks for, are infinite), texts are TEXT, the rest is
+    a BLOB of its JSON. A text that is not UTF-8 is a BLOB, too, and one that JSON cannot be.
     """
-    if isinstance(value, (int, float)):
-        return max(-_LARGEST, min(_LARGEST, value))
     if isinstance(value, str):
-        # The common case first, and once: every id and key of a commit comes this way.
-        return value if _is_unicode(value) else value.encode("utf-8", "surrogatepass")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return value.encode("utf-8", "surrogatepass")
+        return value
+    if isinstance(value, (int, float)):
+        return value if is_number(value) else math.copysign(math.inf, value)
     return None if value is None else encode(value)
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 __all__ = ["CHECKPOINT_EVERY", "FORMAT", "Now", "SQLiteDatabase"]
