@@ -170,7 +170,11 @@ def version_document(
         "intent": request.intent,
         "time": stamp.local,
         "inputLinks": [{"id": {"$oid": id}, "type": "generative"} for id in instance.inputs if _is_id(id)],
-        "integrator": {**stamp.document(version_key(parents.subset["_id"], number)), "folder": folder},
+        "integrator": {
+            **stamp.document(version_key(parents.subset["_id"], number)),
+            "folder": folder,
+            "inputs": list(instance.inputs),
+        },
     }
     return {
         "_id": object_id(),

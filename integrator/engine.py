@@ -86,5 +86,5 @@ class Engine:
 def _missing(name: str, path: str, reason: str) -> RootMissing:
     return RootMissing(
         f"the root {name!r} is not at {path} ({reason}). Nothing there was settled or touched; is it mounted?",
-        next="mount it, then: integrator recover",
+        next="mount it, then: integrator recover (a root that was just added to the settings: integrator init)",
     )

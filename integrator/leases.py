@@ -235,14 +235,18 @@ class Watcher:
         self._clock = clock
         self._sightings: dict[str, Sighting] = {}
 
-    def gone(self, rows: Sequence[Document], owner: Owner | None, now: float, *, same_publish: bool) -> bool:
+    def gone(
+        self, rows: Sequence[Document], owner: Owner | None, now: float, *, same_publish: bool, created: float = 0.0
+    ) -> bool:
         """Whether a transaction with these lease rows may be taken over at the database's time `now`.
 
-        True when its owner is known dead; when it let go of its leases; or when *every* lease was silent for long enough.
+        True when its owner is known dead; when it let go of its leases (no owner); or when *every* lease was silent for long
+        enough. One that has no lease yet counts as silent since it was `created`.
         """
         if owner is None or known_dead(owner):
             return True
-        return all(self._silent(row, now, same_publish) for row in rows)
+        unleased = {"_id": "", "token": 0, "counter": 0, "renewed": created, "expires": created}
+        return all(self._silent(row, now, same_publish) for row in rows or [unleased])
 
     def _silent(self, row: Document, now: float, same_publish: bool) -> bool:
         if row.get("broken"):

@@ -245,7 +245,7 @@ def finish_exchange(engine: Engine, actor: Actor, plan: Document, root_fd: int) 
         parent_path, _, name = plan["path"].rpartition("/")
         with storage.folder(parent_path, root_fd) as parent:
             if not _exchanged(mine, private, name, parent, plan):
-                _swap_in(engine, mine, private, name, parent)
+                _swap_in(engine, actor, plan, mine, private, name, parent)
             _to_trash(engine, actor, mine, private, plan)
             engine.storage.sync(parent)
             engine.storage.sync(private)
@@ -272,26 +272,47 @@ def identity_list(name: str, at: int) -> list[int]:
     return [found.inode, found.born, found.size] if found else []
 
 
-def _swap_in(engine: Engine, mine: str, private: int, name: str, parent: int) -> None:
+def _swap_in(engine: Engine, actor: Actor, plan: Document, mine: str, private: int, name: str, parent: int) -> None:
     for _ in range(10):  # somebody outside may make or remove the target between two looks
         with contextlib.suppress(FileNotFoundError, FileExistsError):
-            if storage.exists(name, parent):
+            if not storage.exists(name, parent):
+                return engine.storage.rename(mine, private, name, parent)
+            try:
                 return engine.storage.exchange(mine, private, name, parent)
-            return engine.storage.rename(mine, private, name, parent)
+            except OSError as error:
+                if error.errno not in storage.NOT_SUPPORTED:
+                    raise
+            # Without an exchange, a file is still replaced in one instant: its old content gets a second name first.
+            _keep_in_trash(engine, actor, plan, name, parent, private)
+            return engine.storage.replace(mine, private, name, parent)
         if not storage.exists(mine, private):
             raise Overtaken
     raise OSError(errno.EBUSY, "the file comes and goes", name)
 
 
 def _to_trash(engine: Engine, actor: Actor, mine: str, private: int, plan: Document) -> None:
-    if not storage.exists(mine, private):
-        return  # there was nothing to replace
-    trash = engine.storage.make_folders(actor.transaction, engine.settings.folder_mode, private)
+    if storage.exists(mine, private):  # else there was nothing to replace
+        with _trash(engine, actor, private) as trash:
+            rename_away(engine, mine, private, f"{plan['number']}.{plan['path'].rpartition('/')[2]}", trash)
+            engine.storage.sync(trash)
+
+
+def _keep_in_trash(engine: Engine, actor: Actor, plan: Document, name: str, parent: int, private: int) -> None:
+    with _trash(engine, actor, private) as trash:
+        kept = f"{plan['number']}.{name}"
+        if not storage.exists(kept, trash):
+            engine.storage.link(name, kept, trash, parent)
+            engine.storage.sync(trash)
+
+
+@contextlib.contextmanager
+def _trash(engine: Engine, actor: Actor, private: int) -> Iterator[int]:
+    """The folder that keeps what this transaction replaced."""
+    fd = engine.storage.make_folders(actor.transaction, engine.settings.folder_mode, private)
     try:
-        rename_away(engine, mine, private, f"{plan['number']}.{plan['path'].rpartition('/')[2]}", trash)
-        engine.storage.sync(trash)
+        yield fd
     finally:
-        os.close(trash)
+        os.close(fd)
 
 
 # --- sources of moved files -----------------------------------------------------------------------------------------

@@ -69,6 +69,7 @@ def plan_instance(publish: PublishRequest, instance: InstanceRequest, parents: P
 
 def preflight(root: Root, request: PublishRequest) -> list[InstancePlan]:
     """What the request means in files. Raises `ValidationRefused` with everything that stands against it."""
+    _refuse_what_is_not_there_yet(request)
     problems: list[Problem] = []
     plans: list[InstancePlan] = []
     for instance in request.instances:
@@ -83,16 +84,19 @@ def preflight(root: Root, request: PublishRequest) -> list[InstancePlan]:
     return plans
 
 
+def _refuse_what_is_not_there_yet(request: PublishRequest) -> None:
+    """Nothing of a request is dropped in silence: keys that mean something to a later version are refused here."""
+    problems = [
+        Problem(f"$.instances[{n}].{name}", "is not supported by this version of integrator")
+        for n, instance in enumerate(request.instances)
+        for name, used in (("amend", instance.amend is not None), ("hero", instance.hero), ("template", instance.template))
+        if used
+    ]
+    if problems:
+        raise RequestRefused(problems)
+
+
 def _plan(root: Root, request: PublishRequest, instance: InstanceRequest, problems: list[Problem]) -> InstancePlan | None:
-    if instance.amend is not None or instance.hero:
-        raise RequestRefused(
-            [
-                Problem(
-                    "$.instances",
-                    f"{instance.subset}: amending and hero versions are not supported by this version of integrator",
-                )
-            ]
-        )
     found: list[Sources] = []
     for representation in instance.representations:
         sources, wrong = resolve(representation, base=instance.staging_dir, roots=root.engine.roots, policy=root.policy)

@@ -18,7 +18,7 @@ from integrator.model import Place, new_id
 from integrator.preflight import InstancePlan, preflight
 from integrator.request import PublishRequest, parse_request
 from integrator.results import PublishResult
-from integrator.retry import earlier_answer
+from integrator.retry import earlier_answer, finished_answer
 from integrator.root import Root
 from integrator.staging import Progress
 from integrator.transaction import Planner, Transaction
@@ -47,7 +47,7 @@ def publish(
     fingerprint = request.fingerprint()
     while True:
         # Somebody may have come with this publish id before; then there may be nothing left to do.
-        answer = earlier_answer(root, publish_id, fingerprint, wait=wait)
+        answer = finished_answer(root, publish_id) if dry_run else earlier_answer(root, publish_id, fingerprint, wait=wait)
         if answer is not None:
             return answer
         # Sources, names, space and links are looked at over the whole request before the first write.

@@ -140,7 +140,8 @@ def settle(engine: Engine, transaction: str, *, same_publish: bool = False, jour
         return Settled(transaction=transaction, outcome=outcome)
     rows = ledger.lease_rows(engine.database, document)
     owner = None if document.get("stuck") else Owner(**document["owner"])
-    if not engine.watcher.gone(rows, owner, engine.database.now(), same_publish=same_publish):
+    now, created = engine.database.now(), document["created"]
+    if not engine.watcher.gone(rows, owner, now, same_publish=same_publish, created=created):
         return Settled(transaction=transaction, outcome="alive", message=f"{owner} is at work on it")
     try:
         return _settle_dead(engine, document, rows, journal)

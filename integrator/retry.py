@@ -46,6 +46,14 @@ def earlier_answer(root: Root, publish_id: str, fingerprint: str, *, wait: float
             time.sleep(_PAUSE)
 
 
+def finished_answer(root: Root, publish_id: str) -> PublishResult | None:
+    """The answer of an earlier run that is finished; settles nothing."""
+    document = find(root, publish_id)
+    if document is None or document["state"] != State.FINISHED.value:
+        return None
+    return of_transaction(root, document, "already_published")
+
+
 def find(root: Root, publish_id: str) -> Document | None:
     """The transaction that has this publish id now."""
     return next(iter(root.engine.database.find(TRANSACTIONS, {"publish_id": publish_id}, limit=1)), None)

@@ -27,7 +27,7 @@ KERNEL_BLOCK = 8 * 1024 * 1024
 _NOREPLACE, _EXCHANGE = 1, 2
 _FICLONE = 0x40049409
 _READ_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_NOT_SUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
+NOT_SUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
 _AT_SYMLINK_NOFOLLOW, _AT_EMPTY_PATH = 0x100, 0x1000
 _STATX_WANTED = 0x1 | 0x100 | 0x200 | 0x800  # type, inode number, size, birth time
 _ATTR_MOUNT_ROOT = 0x2000
@@ -54,7 +54,7 @@ class Storage:
 
     #: Names of the methods that are one changing system call each.
     CALLS = (
-        "mkdir", "create", "write", "copy_range", "clone", "link", "symlink", "rename", "exchange", "unlink", "rmdir",
+        "mkdir", "create", "write", "copy_range", "clone", "link", "symlink", "rename", "exchange", "replace", "unlink", "rmdir",
         "set_mode", "set_times", "sync", "sync_filesystem", "close",
     )  # fmt: skip
 
@@ -90,7 +90,7 @@ class Storage:
     def rename(self, old: str, old_at: int, new: str, new_at: int) -> None:
         """Rename, but never onto anything: raises `FileExistsError` if `new` is there."""
         result = _libc.renameat2(old_at, _bytes(old), new_at, _bytes(new), _NOREPLACE)
-        if result != 0 and ctypes.get_errno() in _NOT_SUPPORTED:
+        if result != 0 and ctypes.get_errno() in NOT_SUPPORTED:
             # NFS and FUSE lack NOREPLACE. Lease and claim keep other publishers away from the name; this check keeps us
             # from silently replacing an empty directory or a file that somebody put there before.
             if exists(new, new_at):
@@ -102,6 +102,10 @@ class Storage:
     def exchange(self, one: str, one_at: int, other: str, other_at: int) -> None:
         """Swap two names in one instant. Raises `OSError` (EINVAL, ENOSYS, ENOTSUP) where that is not possible."""
         _check(_libc.renameat2(one_at, _bytes(one), other_at, _bytes(other), _EXCHANGE), one, other)
+
+    def replace(self, old: str, old_at: int, new: str, new_at: int) -> None:
+        """Rename a file over another one."""
+        os.rename(old, new, src_dir_fd=old_at, dst_dir_fd=new_at)
 
     def unlink(self, name: str, at: int) -> None:
         os.unlink(name, dir_fd=at)

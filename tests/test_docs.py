@@ -199,7 +199,6 @@ def example_request(place: Path) -> Any:
 
 
 def test_the_examples_in_python_run_as_they_are(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("integrator_plugins")
     import pyblish.api
 
     examples = blocks(README, "python")

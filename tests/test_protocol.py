@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import threading
 import time
 from pathlib import Path
@@ -18,7 +19,8 @@ from integrator import leases
 from integrator.database import CLAIMS
 from integrator.errors import Busy, DifferentContent, Failed, InDoubt, IntegratorError, Unanswered, VersionTaken
 from integrator.root import create_root
-from integrator.testing import CrashingDatabase, Fate, Killed
+from integrator.storage import Storage
+from integrator.testing import CrashingDatabase, CrashingStorage, Fate, Killed
 
 
 def calls_of(studio: Studio, request: dict[str, Any] | None = None) -> Fate:
@@ -478,3 +480,40 @@ def test_a_root_that_is_not_mounted_settles_nothing(studio: Studio) -> None:
 
 
 _ON_CACHE = "{root[cache]}/{project[name]}/{hierarchy}/{asset}/publish/{family}/{subset}/{@version}"
+
+
+def test_a_file_is_replaced_where_two_names_cannot_be_exchanged(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS and FUSE have no exchange; killed at any call, the file holds the old or the new content, and the trash the old one."""
+
+    def refuse(self: Any, *names: Any) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(CrashingStorage, "exchange", refuse)
+    monkeypatch.setattr(Storage, "exchange", refuse)
+    subject = Subject(studio, assemble)
+    assert any(call.startswith("replace") for call in subject.calls)
+    [verdict] = [n for n, call in enumerate(subject.calls, 1) if "state=committed" in call]
+    for number in range(verdict, len(subject.calls) + 1):
+        run, _ = subject.kill(number, "after")
+        run.recover()
+        assert subject.outcome(run) == "new"
+        assert run.leftovers() == []
+        [old] = Path(run.path, "demo/.integrator/trash").glob("*/*.edit.json")
+        assert old.read_bytes() == b"old"
+        run.remove()
+
+
+def test_a_transaction_that_has_no_lease_yet_is_left_alone(studio: Studio) -> None:
+    with studio.open() as root, root.begin(project="demo") as assembly:
+        assert [settled.outcome for settled in studio.recover()] == ["alive"]
+        assembly.insert("demo", {"type": "note"})
+    assert assembly.result is not None
+
+
+def test_a_dry_run_writes_nothing_even_after_a_killed_run_of_the_same_id(studio: Studio) -> None:
+    subject = Subject(studio, publish)
+    run, _ = subject.kill(len(subject.calls) // 2, "before")
+    fate = Fate()
+    with run.open(fate) as root:
+        assert integrator.publish(run.request("job"), root, dry_run=True).outcome == "planned"
+    assert fate.calls == []
