@@ -35,8 +35,8 @@ from integrator.database import (
     Replace,
     Update,
     connect,
+    sqlite,
 )
-from integrator.database import sqlite
 from integrator.database.sqlite import CHECKPOINT_EVERY, FORMAT, SQLiteDatabase
 from integrator.encoding import Packed
 from integrator.errors import Conflict, DatabaseFailed, NewerDatabase, Unanswered, UsageError

@@ -17,9 +17,7 @@ from integrator.model import Place
 #: Any text that a file name can be, bytes that are not UTF-8 included.
 TEXT = st.one_of(st.text(), st.binary().map(lambda name: name.decode("utf-8", "surrogateescape")))
 VALUES = st.recursive(
-    st.one_of(
-        st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), st.floats(allow_nan=False, allow_infinity=False), TEXT
-    ),
+    st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), st.floats(allow_nan=False, allow_infinity=False), TEXT),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
     max_leaves=12,
 )

@@ -588,9 +588,7 @@ def test_a_clock_that_was_ahead_and_is_right_again_makes_nobody_gone(
     assert not _gone(watcher, database)
 
 
-def test_a_clock_that_jumps_ahead_costs_at_most_the_publish(
-    database: Database, clock: ManualClock, watcher: Watcher
-) -> None:
+def test_a_clock_that_jumps_ahead_costs_at_most_the_publish(database: Database, clock: ManualClock, watcher: Watcher) -> None:
     """A live holder can look gone until its next renewal; taken over, it loses at the verdict and changes nothing."""
     document = _begin(database, A, ("hero", 1))
     clock.advance(5 * HOUR)

@@ -166,17 +166,20 @@ class SQLiteDatabase:
             with self._errors("write to"):
                 self._begin("BEGIN IMMEDIATE")
                 work(self._now())
-            try:
-                self._connection.execute("COMMIT")
-            except sqlite3.Error as error:
-                self._in_doubt = True
-                raise Unanswered(f"{self.path} failed while it committed ({error})") from error
+            self._end()
         finally:
             self._roll_back()
 
     def _begin(self, statement: str) -> None:
         self._roll_back()  # a second interrupt can end `_roll_back` itself too early
         self._connection.execute(statement)
+
+    def _end(self) -> None:
+        try:
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._in_doubt = True
+            raise Unanswered(f"{self.path} failed while it committed ({error})") from error
 
     def _roll_back(self) -> None:
         """End a transaction that is still open, whatever left it so: an interrupt may come between any two lines."""
