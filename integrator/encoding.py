@@ -14,13 +14,25 @@ PIECE = 1000
 
 
 def encode(value: Any) -> bytes:
-    """Compact UTF-8 JSON of `value`, which may hold attrs instances. Raises `TypeError` for what JSON lacks."""
+    """Compact UTF-8 JSON of `value`, which may hold attrs instances.
+
+    Raises `TypeError` for what JSON lacks, `ValueError` for NaN and infinite numbers.
+    """
     import msgspec  # here, because readers never encode
 
     try:
-        return msgspec.json.encode(value)
+        text = msgspec.json.encode(value)
     except UnicodeEncodeError:  # a lone surrogate: only the slower encoder escapes it
-        return json.dumps(msgspec.to_builtins(value), separators=(",", ":")).encode("ascii")
+        return json.dumps(msgspec.to_builtins(value), separators=(",", ":"), allow_nan=False).encode("ascii")
+    if b"null" in text:  # None, or what the fast encoder writes for NaN: only the slower one tells
+        json.dumps(value, allow_nan=False, default=_plain)
+    return text
+
+
+def _plain(value: Any) -> Any:
+    import msgspec
+
+    return None if isinstance(value, msgspec.Raw) else msgspec.to_builtins(value)
 
 
 def encoded(text: bytes) -> Any:

@@ -88,6 +88,12 @@ def evidence_of(engine: Engine, document: Document) -> Evidence:
     )
 
 
+def moved_sources(engine: Engine, document: Document) -> list[str]:
+    """Absolute paths of the sources that a transaction moved. Raises `JournalDamaged`."""
+    staged = (record for record in engine.journals.read(document["_id"]).records if isinstance(record, Staged))
+    return [path for record in staged if record.transfer == "move" for path in record.sources]
+
+
 def _last(records: Iterable[Record], kind: type[Prepared]) -> Prepared | None:
     return next((record for record in reversed(list(records)) if isinstance(record, kind)), None)
 

@@ -274,20 +274,30 @@ def identity_list(name: str, at: int) -> list[int]:
 
 def _swap_in(engine: Engine, actor: Actor, plan: Document, mine: str, private: int, name: str, parent: int) -> None:
     for _ in range(10):  # somebody outside may make or remove the target between two looks
-        with contextlib.suppress(FileNotFoundError, FileExistsError):
-            if not storage.exists(name, parent):
-                return engine.storage.rename(mine, private, name, parent)
-            try:
-                return engine.storage.exchange(mine, private, name, parent)
-            except OSError as error:
-                if error.errno not in storage.NOT_SUPPORTED:
-                    raise
-            # Without an exchange, a file is still replaced in one instant: its old content gets a second name first.
-            _keep_in_trash(engine, actor, plan, name, parent, private)
-            return engine.storage.replace(mine, private, name, parent)
+        try:
+            return _swap(engine, actor, plan, mine, private, name, parent)
+        except OSError as error:
+            # After a lost reply the errno lies, and a second exchange would swap back; what has the name now does not lie.
+            if identity_list(name, parent) == plan["identity"]:
+                return None
+            if error.errno not in (errno.ENOENT, errno.EEXIST):
+                raise
         if not storage.exists(mine, private):
             raise Overtaken
     raise OSError(errno.EBUSY, "the file comes and goes", name)
+
+
+def _swap(engine: Engine, actor: Actor, plan: Document, mine: str, private: int, name: str, parent: int) -> None:
+    if not storage.exists(name, parent):
+        return engine.storage.rename(mine, private, name, parent)
+    try:
+        return engine.storage.exchange(mine, private, name, parent)
+    except OSError as error:
+        if error.errno not in storage.NOT_SUPPORTED:
+            raise
+    # Without an exchange, a file is still replaced in one instant: its old content gets a second name first.
+    _keep_in_trash(engine, actor, plan, name, parent, private)
+    return engine.storage.replace(mine, private, name, parent)
 
 
 def _to_trash(engine: Engine, actor: Actor, mine: str, private: int, plan: Document) -> None:
@@ -318,13 +328,13 @@ def _trash(engine: Engine, actor: Actor, private: int) -> Iterator[int]:
 # --- sources of moved files -----------------------------------------------------------------------------------------
 
 
-def remove_source(engine: Engine, actor: Actor, number: int, path: str, size: int, time: int, inode: int) -> str:
+def remove_source(engine: Engine, actor: Actor, path: str, size: int, time: int, inode: int) -> str:
     """Delete a source whose content is published now; returns "" or why it was left where it is.
 
     By the owner only. Captured first, then compared, so that a file that somebody saved there meanwhile is put back.
     """
     folder, name = os.path.split(path)
-    private_name = f".{name}.{actor.private(f's{number}')}"
+    private_name = _private_source(actor, name, actor.number)
     try:
         at = storage.open_root(folder)
     except OSError as error:
@@ -342,6 +352,33 @@ def remove_source(engine: Engine, actor: Actor, number: int, path: str, size: in
         return f"{path}: {error.strerror}"
     finally:
         os.close(at)
+
+
+def put_back_source(engine: Engine, actor: Actor, path: str) -> str:
+    """Give a source its name again that an owner had captured when it died; returns "" or where it is now.
+
+    Whether it is what was published or what somebody saved there since: a recoverer deletes no source.
+    """
+    folder, name = os.path.split(path)
+    try:
+        at = storage.open_root(folder)
+    except OSError:
+        return ""
+    try:
+        for number in actor.earlier:
+            private_name = _private_source(actor, name, number)
+            if storage.exists(private_name, at):
+                try:
+                    engine.storage.rename(private_name, at, name, at)
+                except OSError as error:
+                    return f"{path}: kept as {private_name} ({error.strerror})"
+    finally:
+        os.close(at)
+    return ""
+
+
+def _private_source(actor: Actor, name: str, number: int) -> str:
+    return f".{name}.{actor.private('s', number)}"
 
 
 # --- effects in outside systems -------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from integrator import ledger, operations
 from integrator.database import TRANSACTIONS
 from integrator.engine import Engine
 from integrator.errors import Conflict, DatabaseFailed, IntegratorError, RootMissing, Stuck, Unsettled
-from integrator.evidence import Evidence, evidence_of, no_evidence
+from integrator.evidence import Evidence, evidence_of, moved_sources, no_evidence
 from integrator.journal import JournalDamaged
 from integrator.leases import Held
 from integrator.model import ENDED, Document, Owner, State
@@ -107,8 +107,9 @@ def finish(engine: Engine, document: Document, left: Sequence[str] = ()) -> None
             elif plan["kind"] == "effect":
                 operations.call_effect(engine, actor, plan["number"], plan["name"], plan["arguments"])
             elif plan["kind"] == "move" and actor.number != plan["owner"]:
-                reports.append(
-                    f"the sources of {plan['count']} moved files were left where they are: only their owner removes them"
+                reports.append(f"sources of {plan['count']} moved files were left where they are: only their owner removes them")
+                reports += filter(
+                    None, (operations.put_back_source(engine, actor, path) for path in moved_sources(engine, document))
                 )
     ledger.finished(engine.database, document, (), reports)
     archive(engine, document["_id"])

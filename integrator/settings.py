@@ -23,13 +23,15 @@ else:
 
 _TRANSFERS: Final = ("copy", "hardlink", "reflink", "symlink", "move")
 DAY: Final = 86400.0
+#: Settings that only make sense together.
+_COMPARED: Final = {"lease.renew", "lease.takeover"}
 
 
 @attrs.frozen(kw_only=True)
 class LeaseTimes:
     """Times of the soft locks, in seconds."""
 
-    #: Between two renewals.
+    #: Between two renewals; below `takeover`.
     renew: float = 20.0
     #: Silence after which anybody may take a transaction over.
     takeover: float = 900.0
@@ -96,7 +98,7 @@ def _mode(value: Any) -> str:
 def _pattern(value: Any) -> str:
     try:
         re.compile(value)
-    except (TypeError, re.error) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError, re.error) as error:
         return f"is not a regular expression: {error}"
     return ""
 
@@ -118,7 +120,7 @@ def _workers(value: Any) -> str:
 
 
 _RULES: Final[Mapping[str, Callable[[Any], str]]] = {
-    "format": lambda value: "" if value == 1 else "is a format that this program does not know",
+    "format": lambda value: "" if type(value) is int and value == 1 else "is a format that this program does not know",
     "root_id": _is(str),
     "database": _is(str),
     "roots": _root_table,
@@ -149,11 +151,17 @@ def load(config: bytes, path: str) -> Settings:
     user = user_file()
     if os.path.exists(user):
         with open(user, "rb") as file:
-            values.update(_read(file.read(), user))
+            own = _read(file.read(), user)
+        values.update(own)
+        path = user if own.keys() & _COMPARED else path
     if os.environ.get("INTEGRATOR_DATABASE"):
         values["database"] = os.environ["INTEGRATOR_DATABASE"]
     times = {name.removeprefix("lease."): values.pop(name) for name in list(values) if name.startswith("lease.")}
-    return Settings(lease=LeaseTimes(**times), **values)
+    lease = LeaseTimes(**times)
+    if lease.renew >= lease.takeover:
+        what = f"lease.renew ({lease.renew:g}) must be below lease.takeover ({lease.takeover:g}): else who lives looks gone"
+        raise SettingsRefused([Problem(path, what)])
+    return Settings(lease=lease, **values)
 
 
 def user_file() -> str:
@@ -167,27 +175,47 @@ def _read(config: bytes, path: str) -> dict[str, Any]:
     """The values of one file, flat (`lease.renew`). Raises `SettingsRefused`."""
     try:
         text = config.decode()
-        table = tomllib.loads(text)
+        flat = _flat(tomllib.loads(text))
     except ValueError as error:  # TOMLDecodeError names the line
         raise SettingsRefused([Problem(path, str(error))]) from error
+    except RecursionError as error:
+        raise SettingsRefused([Problem(path, "is nested too deeply")]) from error
+    wrong = {name: _RULES[name](value) if name in _RULES else "is not a setting" for name, value in flat.items()}
+    if any(wrong.values()):
+        lines = _lines(text)
+        raise SettingsRefused(Problem(f"{path}:{lines[name]}", f"{name} {what}") for name, what in wrong.items() if what)
+    return flat
+
+
+def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in table.items():
         if name == "lease" and isinstance(value, dict):
             flat.update({f"lease.{inner}": part for inner, part in value.items()})
         else:
             flat[name] = value
-    problems = []
-    for name, value in flat.items():
-        what = _RULES[name](value) if name in _RULES else "is not a setting"
-        if what:
-            problems.append(Problem(f"{path}:{_line(text, name)}", f"{name} {what}"))
-    if problems:
-        raise SettingsRefused(problems)
     return flat
 
 
-def _line(text: str, name: str) -> int:
-    """Line of a key, 1-based; of its table if the key itself is not found."""
-    last = re.escape(name.rpartition(".")[2])
-    found = re.search(rf"^\s*(\[\s*)?[\"']?{last}[\"']?\s*(=|\])", text, re.MULTILINE)
-    return text.count("\n", 0, found.start() + len(found.group()) - 1) + 1 if found else 1
+def _lines(text: str) -> dict[str, int]:
+    """Line of each setting in a valid file, 1-based.
+
+    The parser is asked, statement by statement: it knows every way to write one.
+    """
+    lines: dict[str, int] = {}
+    header = statement = ""
+    start = 1
+    for number, line in enumerate(text.split("\n"), 1):
+        statement += line + "\n"
+        if statement.lstrip().startswith("["):
+            header = ""
+        try:
+            found = _flat(tomllib.loads(header + statement))
+        except ValueError:
+            continue  # the middle of a value of several lines
+        for name in found:
+            lines.setdefault(name, start)
+        if statement.lstrip().startswith("["):
+            header = statement
+        statement, start = "", number + 1
+    return lines

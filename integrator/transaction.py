@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from integrator import __version__, ledger, operations, recovery, storage
-from integrator.database import CLAIMS, LEASES, TRANSACTIONS
+from integrator.database import CLAIMS, LEASES, TRANSACTIONS, Insert, Now
 from integrator.engine import Engine
 from integrator.errors import (
     Conflict,
@@ -65,8 +65,7 @@ class Transaction(Work):
                     engine.database, transaction, planner(transaction), engine.owner, engine.settings.lease, facts)
             )  # fmt: skip
         except (*_INTERRUPTIONS, Unanswered) as error:  # perhaps the commit was made all the same
-            if found := engine.database.read(TRANSACTIONS, transaction):
-                cls(engine, found).roll_back(error)
+            cls._take_back_begin(engine, transaction, error)
             if not isinstance(error, Unanswered):
                 raise
             raise Failed(f"the database failed before anything was staged: {error}", next="run it again") from error
@@ -81,6 +80,19 @@ class Transaction(Work):
             opened._journal = engine.journals.create(transaction, began, engine.settings.file_mode)
             opened._stage_from(0)
         return opened
+
+    @classmethod
+    def _take_back_begin(cls, engine: Engine, transaction: str, error: BaseException) -> None:
+        """Make sure that a begin without an answer is not in and cannot arrive any more: something ended takes its id."""
+        ended = {"_id": transaction, "state": State.ROLLED_BACK.value, "created": Now(), "directories": [], "purpose": "begin"}
+        try:
+            engine.database.commit([Insert(collection=TRANSACTIONS, document=ended)])
+        except Conflict:
+            if found := engine.database.read(TRANSACTIONS, transaction):
+                cls(engine, found).roll_back(error)
+        except IntegratorError as second:
+            message = f"the database failed when this publish began ({second}). Nothing was staged, and nothing is published"
+            raise Unsettled(message, next="integrator recover") from error
 
     def extend(self, planner: Planner, *, wait: float = 0.0) -> list[StagingDirectory]:
         """Add directories to the transaction; returns their staging directories. Raises as `begin` does."""
@@ -225,7 +237,7 @@ class Transaction(Work):
     def _remove_sources(self) -> list[str]:
         actor = Actor.of(self.document)
         moved = (source for _, staging in self._live() for source in staging.moved_sources())
-        left = [operations.remove_source(self._engine, actor, number, *source) for number, source in enumerate(moved)]
+        left = [operations.remove_source(self._engine, actor, *source) for source in moved]
         return [reason for reason in left if reason]
 
     def _wait_for_finish(self) -> None:

@@ -123,7 +123,7 @@ class Work:
         number = self._number = self._number + 1
         plan = {"kind": "exchange", "number": number, "root": place.root, "path": place.path, "private": private}
         journal.write(ExchangeIntended(number=number, root=place.root, path=place.path, private=private))
-        journal.flush()
+        journal.sync()  # else a power cut could keep the new content and lose the only record of it
         self._exchanges.append(plan)
         name = operations.exchange_base(self.id, number)
         try:

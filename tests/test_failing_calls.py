@@ -32,7 +32,7 @@ HARMLESS = {
 
 def _attempt(studio: Studio, work: Work, fate: Fate) -> int:
     """Exit code of the work under this fate."""
-    root: Root = studio.open(fate)
+    root: Root = studio.open(fate, owner=studio.dead)
     try:
         work(studio, root)
     except IntegratorError as error:

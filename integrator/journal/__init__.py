@@ -24,6 +24,8 @@ _SUFFIX: Final = ".journal"
 _ID: Final = re.compile(r"[0-9a-f]{24}\Z")
 #: Bytes of records that are kept before they are handed to the kernel.
 _BUFFER: Final = 256 * 1024
+#: Bytes of the longest journal that is read; it is read at once.
+_LONGEST: Final = 1 << 30
 
 __all__ = ["Content", "Journal", "JournalDamaged", "Journals"]
 
@@ -106,15 +108,18 @@ class Journals:
     def read(self, transaction: str) -> Content:
         """The records of an unfinished transaction, none if it has no journal or an empty one.
 
-        Raises `JournalDamaged` for a journal whose middle is damaged, that belongs to another transaction, or is no plain file.
+        Raises `JournalDamaged` for a journal whose middle is damaged, that belongs to another transaction, is no plain file, or
+        is too long to be read.
         """
         with self._folder("journal") as at:
             try:
-                content = storage.read_file(transaction + _SUFFIX, at)
+                content = storage.read_file(transaction + _SUFFIX, at, limit=_LONGEST + 1)
             except FileNotFoundError:
                 return Content(records=(), torn=True)
             except OSError as error:
                 raise JournalDamaged(f"the journal of {transaction} cannot be read: {error.strerror}") from error
+        if len(content) > _LONGEST:  # not to be taken for a torn one: what is missing is there
+            raise JournalDamaged(f"the journal of {transaction} is longer than {_LONGEST} bytes, which is more than can be read")
         try:
             records, torn = read_records(content)
         except JournalDamaged as error:

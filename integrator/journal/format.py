@@ -11,8 +11,8 @@ Every record has `seq` (0, 1, 2 ...) and `kind` (past tense); its other fields a
 File names that are not UTF-8 are written as lone-surrogate escapes (``surrogateescape``). A last record that is cut short or
 fails its checksum is no record; a bad record that is followed by a good one is damage, and nothing in that journal is believed.
 
-A journal is untrusted input: `read_records` checks form, types and sequence; who uses a path in it must still check that it
-lies where the transaction may write.
+A journal is untrusted input: `read_records` checks form, types, sequence and lengths of lists; who uses a path in it must still
+check that it lies where the transaction may write.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class DocumentedPart:
 
 @attrs.frozen(kw_only=True)
 class Prepared:
-    """Everything is verified and durable; identities by index of the directory: [inode, born]."""
+    """Everything is verified and durable; identities by index of the directory: [inode, born], [] if it was given up."""
 
     directories: list[list[int]]
     #: Identities [inode, born, size] of the new content of exchanges, by index.
@@ -193,7 +193,7 @@ def _kind(cls: type) -> str:
 KINDS: Final[Mapping[str, type[Any]]] = {_kind(cls): cls for cls in get_args(Record)}
 _FIELDS: Final = {cls: tuple(field.name for field in attrs.fields(cls)) for cls in KINDS.values()}
 _NAMES: Final = {cls: kind for kind, cls in KINDS.items()}
-_TYPES: Final = {"int": int, "str": str, "list": list, "dict": dict}
+_TYPES: Final[Mapping[str, type]] = {"int": int, "str": str, "list": list, "dict": dict}
 
 
 class JournalDamaged(Stuck):
@@ -251,23 +251,51 @@ def _decode_line(line: bytes, expected: int) -> Record | None:
         fields = decode(line[9:])
         cls = KINDS[fields.pop("kind")]
         sequence = fields.pop("seq")
-        record = cls(**fields)
+        record: Record = cls(**fields)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise JournalDamaged(f"record {expected} cannot be understood: {error!r}") from error
-    if sequence != expected:
-        raise JournalDamaged(f"record {sequence} stands where {expected} belongs")
-    _check_types(record, expected)
-    found: Record = record
-    return found
+    if type(sequence) is not int or sequence != expected:  # True and 1.0 equal 1, and nobody writes them
+        raise JournalDamaged(f"record {sequence!r} stands where {expected} belongs")
+    wrong = _wrong_type(record) or _wrong_shape(record)
+    if wrong:
+        raise JournalDamaged(f"record {expected}: {wrong}")
+    return record
 
 
-def _check_types(record: Any, sequence: int) -> None:
+def _wrong_type(record: Record) -> str:
+    """What is of another type than its class says, "" if nothing is."""
     for field in attrs.fields(type(record)):
-        outer, _, inner = str(field.type).partition("[")
-        value = getattr(record, field.name)
-        wanted = _TYPES.get(outer)
-        if wanted is not None and type(value) is not wanted:
-            raise JournalDamaged(f"record {sequence}: {field.name} is not {outer}")
-        element = _TYPES.get(inner.rstrip("]").partition("[")[0]) if outer == "list" else None
-        if element is not None and any(type(part) is not element for part in value):
-            raise JournalDamaged(f"record {sequence}: {field.name} holds something else than {inner.rstrip(']')}")
+        if not _fits(getattr(record, field.name), str(field.type)):
+            return f"{field.name} is not {field.type}"
+    return ""
+
+
+def _fits(value: Any, wanted: str) -> bool:
+    outer, _, inner = wanted.partition("[")
+    if outer not in _TYPES:
+        return True
+    if outer != "list" or type(value) is not list:
+        return type(value) is _TYPES[outer]
+    element = inner.removesuffix("]")
+    if "[" in element:
+        return all(_fits(part, element) for part in value)
+    kind = _TYPES[element]
+    return all(type(part) is kind for part in value)
+
+
+def _wrong_shape(record: Record) -> str:
+    """What makes a record of the right types one that nobody writes, "" if nothing does."""
+    if isinstance(record, (Staged, Unstaged, Revealed)) and record.directory < 0:
+        return "directory is negative"  # it would count from the end
+    if isinstance(record, Staged):
+        count = len(record.names)
+        if {len(record.sizes), len(record.inodes), len(record.checksums)} != {count}:
+            return "names, sizes, inodes and checksums are not parallel"
+        if not len(record.sources) == len(record.source_times) in (0, count):
+            return "names, sources and source_times are not parallel"
+    if isinstance(record, Prepared):
+        if any(len(identity) not in (0, 2) for identity in record.directories):
+            return "directories holds something else than [inode, born] and []"
+        if any(len(identity) not in (0, 3) for identity in record.exchanges):
+            return "exchanges holds something else than [inode, born, size] and []"
+    return ""
