@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
+
+pytest.register_assert_rewrite("integrator.testing")
 from studio import Studio, fast_folder
 
 
@@ -16,6 +18,16 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest
     for name in ("INTEGRATOR_ROOT", "INTEGRATOR_DATABASE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "no-user-settings"))
+
+
+#: Files of tests/faults that are quick enough to run every time; the others are `slow`.
+_QUICK = ("test_shim.py", "test_unmounted.py", "test_order.py", "test_database_errors.py", "test_kill.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for test in items:
+        if test.path.parent.name == "faults" and test.path.name not in _QUICK:
+            test.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
