@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 pytest.register_assert_rewrite("integrator.testing")
-from studio import Studio, fast_folder
+from studio import Studio, fast_folder  # noqa: E402 - assertions are rewritten at the first import
 
 
 @pytest.fixture(autouse=True)

@@ -156,8 +156,14 @@ def test_a_format_of_another_type_is_refused(text: str) -> None:
     _problems(text)
 
 
-@pytest.mark.parametrize("text", ['name_pattern = "a{99999999999999999999}"', "roots = " + "[" * 20_000 + "]" * 20_000,
-                                  'name_pattern = "' + "(" * 20_000 + ")" * 20_000 + '"'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        'name_pattern = "a{99999999999999999999}"',
+        "roots = " + "[" * 20_000 + "]" * 20_000,
+        'name_pattern = "' + "(" * 20_000 + ")" * 20_000 + '"',
+    ],
+)
 def test_what_no_parser_can_take_is_refused_too(text: str) -> None:
     _problems(text)
 
