@@ -152,6 +152,9 @@ class Assembly:
     def replace_file(self, path: str, content: bytes) -> None:
         """Give a file inside a root this content, at the verdict; the old content goes to the trash."""
         place = self._place(path)
+        # Two publishes that replace one file do so one after the other, to the end.
+        key = f"file {place.root}/{place.path}"
+        self.transaction.extend(lambda _: Plan(keys=frozenset({key})), wait=self._wait)
         first, slash, _ = place.path.partition("/")
         private = f"{first}/.integrator/trash" if slash else ".integrator/trash"
         self.transaction.exchange(place, private, content)
@@ -160,6 +163,10 @@ class Assembly:
         for name, root in self._root.engine.roots.items():
             inside = os.path.relpath(os.path.normpath(path), root)
             if os.path.isabs(path) and not inside.startswith("..") and inside != ".":
+                if self._root.is_kept(inside):
+                    raise UsageError(f"{path} is published, or belongs to the engine: it cannot be replaced")
+                if os.path.lexists(path) and (os.path.islink(path) or not os.path.isfile(path)):
+                    raise UsageError(f"{path} is no plain file, so it cannot be replaced by one")
                 return Place(root=name, path=inside)
         raise UsageError(f"{path} is not inside a root, so it cannot be part of a publish")
 

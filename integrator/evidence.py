@@ -83,9 +83,17 @@ def evidence_of(engine: Engine, document: Document) -> Evidence:
             for record in content.records
             if isinstance(record, FoldersMade) and record.root in engine.roots
             for path in record.paths
+            if _leads_to(document, record.root, path)
         ],
         revealed=prepared is not None or content.torn,
     )
+
+
+def _leads_to(document: Document, root: str, path: str) -> bool:
+    """Whether a folder lies above something that the *document* names: a journal's word alone removes no folder."""
+    places = [entry[part] + "/x" for entry in document["directories"] if entry["root"] == root for part in ("final", "private")]
+    trash = path.endswith((".integrator", ".integrator/trash"))
+    return ".." not in path.split("/") and (trash or any(place.startswith(path.rstrip("/") + "/") for place in places))
 
 
 def moved_sources(engine: Engine, document: Document) -> list[str]:

@@ -35,10 +35,12 @@ class Plan:
     claims: Mapping[str, tuple[str, int]] = attrs.field(factory=dict)
     #: (root, path) of folders that did not exist when the plan was made, outermost first.
     folders: tuple[tuple[str, str], ...] = ()
+    #: Keys of leases beside those of the directories.
+    keys: frozenset[str] = frozenset()
 
     @property
     def leases(self) -> set[str]:
-        return {directory.lease for directory in self.directories}
+        return {directory.lease for directory in self.directories} | self.keys
 
 
 def begin(
@@ -183,6 +185,7 @@ def take_over(database: Database, document: Document, rows: Sequence[Document], 
         "owner": attrs.asdict(owner),
         "leases": tokens | more,
         "stuck": None,
+        "given_up": None,
     }
     database.commit([_owned(document, state, changed), *regranted, *granted])
     return document | changed
@@ -209,6 +212,11 @@ def mark_stuck(database: Database, document: Document, reason: str) -> None:
     mark = {"reason": reason, "at": Now()}
     released = leases.releases(document["leases"], document["_id"])
     database.commit([_owned(document, State(document["state"]), {"stuck": mark}), *released])
+
+
+def give_up(database: Database, document: Document) -> None:
+    """Its owner cannot go on: anybody may take the transaction over at once, without waiting for the lease."""
+    database.commit([_owned(document, State(document["state"]), {"given_up": Now()})])
 
 
 def unsettled(database: Database) -> list[Document]:

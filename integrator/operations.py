@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, ParamSpec, TypeVar
 
 import attrs
 
@@ -25,6 +26,12 @@ from integrator.engine import Effect, Engine
 from integrator.errors import EffectFailed, Stuck, Unsettled
 from integrator.evidence import Proof
 from integrator.model import Directory, Document
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+#: What is said of a final path that somebody else's content has.
+FOREIGN: Final = " is not what this publish put there, and was left as it is"
 
 
 @attrs.frozen(kw_only=True)
@@ -50,6 +57,10 @@ class Actor:
         return f"{self.transaction}/{number}"
 
 
+class FolderGone(Exception):
+    """The folder for private names was removed by another transaction that rolled back: make it again, and try again."""
+
+
 class Overtaken(Exception):
     """A private name vanished: a later actor is at work, and this one stops."""
 
@@ -57,6 +68,20 @@ class Overtaken(Exception):
 # --- undoing a staging directory ------------------------------------------------------------------------------------
 
 
+def _with_private_folder(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Try again with a new folder for private names when another transaction's rollback removed it."""
+
+    @functools.wraps(function)
+    def repeated(*arguments: _P.args, **named: _P.kwargs) -> _R:
+        for _ in range(100):
+            with contextlib.suppress(FolderGone):
+                return function(*arguments, **named)
+        raise OSError(errno.EBUSY, "the folder for private names vanishes as fast as it is made")
+
+    return repeated
+
+
+@_with_private_folder
 def undo_directory(engine: Engine, actor: Actor, index: int, directory: Directory, proof: Proof, root_fd: int) -> list[str]:
     """Remove a staging directory, or withdraw it if it was revealed, and delete it; returns what had to be left.
 
@@ -78,9 +103,12 @@ def undo_directory(engine: Engine, actor: Actor, index: int, directory: Director
         withdrawn = False
         if not _captured(engine, actor, index, directory, parent, private) and parent is not None:
             withdrawn = _withdraw(engine, directory, proof, parent, private, mine)
+            if not withdrawn and proof.identity is not None and storage.exists(directory.final.rpartition("/")[2], parent):
+                return [f"{directory.final}{FOREIGN}"]
         return _delete(engine, mine, proof if withdrawn else None, directory, private)
 
 
+@_with_private_folder
 def capture_own(engine: Engine, actor: Actor, index: int, directory: Directory, root_fd: int) -> None:
     """What an overtaken owner may still do: rename away the staging directory that it made itself, and delete that."""
     with contextlib.suppress(FileNotFoundError, Overtaken):
@@ -105,6 +133,8 @@ def rename_away(engine: Engine, name: str, at: int, private_name: str, private: 
         if storage.exists(private_name, private) and not storage.exists(name, at):
             return True
         if error.errno == errno.ENOENT:
+            if os.fstat(private).st_nlink == 0:
+                raise FolderGone from error
             return False
         raise
     return True
@@ -219,6 +249,7 @@ def exchange_base(transaction: str, number: int) -> str:
     return f"{transaction}.x{number}"
 
 
+@_with_private_folder
 def undo_exchange(engine: Engine, actor: Actor, plan: Document, root_fd: int) -> None:
     """Remove new content that was never exchanged: the verdict said no, or never came."""
     with contextlib.suppress(FileNotFoundError), storage.folder(plan["private"], root_fd) as private:

@@ -223,7 +223,7 @@ def _is_doubtful(way: str, found: Sequence[os.stat_result], need: _Need) -> bool
     plain = all(stat.S_ISREG(status.st_mode) and status.st_size for status in found)
     near = all(status.st_dev == need.device for status in found)
     few_links = way != "hardlink" or all(status.st_nlink < _MANY_LINKS for status in found)
-    return not (plain and near and few_links) or _UNPRIVILEGED or way == "symlink"
+    return not (plain and near and few_links) or _UNPRIVILEGED or way in ("symlink", "move")
 
 
 @attrs.frozen(kw_only=True)
@@ -246,9 +246,20 @@ class _Rule:
             self.need.links[status.st_ino] += 1
             if self.need.links[status.st_ino] + status.st_nlink > self.need.most_links:
                 return f"has {status.st_nlink} links, and its file system takes {self.need.most_links} at most"
+        if self.way == "move" and _published(self.root, path):
+            return "is published, or belongs to the engine: it cannot be moved away, only copied or linked"
         if self.way == "symlink" and not self.root.settings.symlink_outside and not _inside(self.root, path):
             return "is outside the root, and symbolic links to there are not allowed (symlink_outside)"
         return ""
+
+
+def _published(root: Root, path: str) -> bool:
+    """Whether a path lies in a version directory, a staging directory or a folder of the engine."""
+    real = os.path.realpath(path)
+    for place in map(os.path.realpath, root.engine.roots.values()):
+        if real.startswith(place.rstrip("/") + "/"):
+            return root.is_kept(real[len(place.rstrip("/")) + 1 :])
+    return False
 
 
 def _inside(root: Root, path: str) -> bool:

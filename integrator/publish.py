@@ -57,12 +57,13 @@ def publish(
             return _planned(root, plans, plan)
         facts = {"purpose": "publish", "publish_id": publish_id, "fingerprint": fingerprint, "project": request.project}
         try:
-            transaction = Transaction.begin(root.engine, plan, facts, wait=wait)
+            begun = Transaction.begin(root.engine, plan, facts, wait=wait)
         except Conflict as error:
             if error.collection != TRANSACTIONS:
                 raise
             continue  # another run of the same publish id was faster: ask again how it stands
-        return _publish(root, request, plans, transaction, Stamp.now(transaction.id, publish_id), watch)
+        with begun as transaction:  # any exception from here on rolls it back
+            return _publish(root, request, plans, transaction, Stamp.now(transaction.id, publish_id), watch)
 
 
 def _publish(
@@ -73,24 +74,23 @@ def _publish(
     stamp: Stamp,
     watch: Watch | None,
 ) -> PublishResult:
-    """The part that writes; any exception on the way rolls it back."""
+    """The part that writes."""
     checksum = request.checksum or root.settings.checksum
-    with transaction:
-        versions: list[tuple[Version, list[Named]]] = []
-        for plan, staging, number in zip(plans, transaction.staging, _numbers(transaction)):
-            assert staging is not None
-            versions.append((Version(root, plan, staging, number, stamp), name_files(root, plan, number)))
-        progress = _progress(transaction, plans, watch)
-        # Every file is brought into its staging directory, hashed on the way.
-        for version, named in versions:
-            for representation in named:
-                version.add(representation, checksum=checksum, progress=progress)
-            version.add_resources(checksum=checksum, progress=progress)
-        # Their documents wait for the verdict.
-        for version, _ in versions:
-            transaction.change(*version.changes())
-        # Verify, make durable, reveal, decide, finish.
-        transaction.commit({"versions": [version.summary() for version, _ in versions]})
+    versions: list[tuple[Version, list[Named]]] = []
+    for plan, staging, number in zip(plans, transaction.staging, _numbers(transaction)):
+        assert staging is not None
+        versions.append((Version(root, plan, staging, number, stamp), name_files(root, plan, number)))
+    progress = _progress(transaction, plans, watch)
+    # Every file is brought into its staging directory, hashed on the way.
+    for version, named in versions:
+        for representation in named:
+            version.add(representation, checksum=checksum, progress=progress)
+        version.add_resources(checksum=checksum, progress=progress)
+    # Their documents wait for the verdict.
+    for version, _ in versions:
+        transaction.change(*version.changes())
+    # Verify, make durable, reveal, decide, finish.
+    transaction.commit({"versions": [version.summary() for version, _ in versions]})
     return PublishResult(
         transaction=transaction.id,
         outcome="published",

@@ -61,7 +61,8 @@ def undo(engine: Engine, document: Document, evidence: Evidence) -> None:
             operations.remove_folders(engine, [*folders, *evidence.folders], roots)
     if errors:
         raise _cannot_undo(document, errors)
-    burn = evidence.revealed and len(document["undoers"]) > 1
+    foreign = any(reason.endswith(operations.FOREIGN) for reason in left)
+    burn = foreign or (evidence.revealed and len(document["undoers"]) > 1)
     ledger.rolled_back(engine.database, document, burn=burn, left=left)
     archive(engine, document["_id"])
 
@@ -140,7 +141,7 @@ def settle(engine: Engine, transaction: str, *, same_publish: bool = False, jour
         outcome = "finished" if document and document["state"] == State.FINISHED.value else "rolled_back"
         return Settled(transaction=transaction, outcome=outcome)
     rows = ledger.lease_rows(engine.database, document)
-    owner = None if document.get("stuck") else Owner(**document["owner"])
+    owner = None if document.get("stuck") or document.get("given_up") else Owner(**document["owner"])
     now, created = engine.database.now(), document["created"]
     if not engine.watcher.gone(rows, owner, now, same_publish=same_publish, created=created):
         return Settled(transaction=transaction, outcome="alive", message=f"{owner} is at work on it")
@@ -149,7 +150,7 @@ def settle(engine: Engine, transaction: str, *, same_publish: bool = False, jour
     except (Conflict, Held, operations.Overtaken):
         return Settled(transaction=transaction, outcome="alive", message="somebody else is settling it")
     except Stuck as error:
-        return _stuck(engine, transaction, error)
+        return _stuck(transaction, error)
     except (IntegratorError, OSError) as error:
         outcome = "in_doubt" if isinstance(error, (RootMissing, DatabaseFailed)) else "stuck"
         following = getattr(error, "next", "") or f"integrator recover {transaction}"
@@ -160,26 +161,23 @@ def _settle_dead(engine: Engine, document: Document, rows: Sequence[Document], j
     with contextlib.ExitStack() as stack:  # a root that is not mounted settles nothing, not even a take-over
         for name in {directory["root"] for directory in document["directories"]}:
             stack.enter_context(engine.root(name))
-    evidence = None
-    if document["state"] != State.COMMITTED.value:
-        evidence = evidence_of(engine, document) if journal else no_evidence(document)
     document = ledger.take_over(engine.database, document, rows, engine.owner, engine.settings.lease)
     engine.renewal.hold(document["_id"], document["actor"], document["leases"])
     try:
-        if evidence is None:
+        if document["state"] == State.COMMITTED.value:
             finish(engine, document)
             return Settled(transaction=document["_id"], outcome="finished")
-        undo(engine, document, evidence)
+        undo(engine, document, evidence_of(engine, document) if journal else no_evidence(document))
         return Settled(transaction=document["_id"], outcome="rolled_back")
+    except Stuck as error:
+        with contextlib.suppress(IntegratorError):  # only as long as we are its actor
+            ledger.mark_stuck(engine.database, document, str(error))
+        raise
     finally:
         engine.renewal.drop(document["_id"])
 
 
-def _stuck(engine: Engine, transaction: str, error: Stuck) -> Settled:
-    document = engine.database.read(TRANSACTIONS, transaction)
-    if document is not None:
-        with contextlib.suppress(IntegratorError):
-            ledger.mark_stuck(engine.database, document, str(error))
+def _stuck(transaction: str, error: Stuck) -> Settled:
     following = error.next or f"integrator show {transaction}"
     return Settled(transaction=transaction, outcome="stuck", message=str(error), next=following)
 

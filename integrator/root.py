@@ -17,7 +17,7 @@ from integrator.database import PROJECT, connect
 from integrator.engine import MARKER, Effect, Engine
 from integrator.errors import NotARoot, Problem, RootRefused, SettingsRefused, UsageError
 from integrator.journal import Journals
-from integrator.layout import Layout, NamePolicy, prove_distinct
+from integrator.layout import STAGING_MARK, Layout, NamePolicy, prove_distinct
 from integrator.leases import Watcher, this_process
 from integrator.model import Document, Place, new_id
 from integrator.renewal import Renewal
@@ -62,6 +62,12 @@ class Root:
     def absolute(self, place: Place) -> str:
         """The absolute path of a place."""
         return os.path.join(self.engine.roots[place.root], place.path)
+
+    def is_kept(self, path: str) -> bool:
+        """Whether a path below a root lies in a version directory, a staging directory or a folder of the engine."""
+        parts = path.split("/")
+        versions = (part.partition(STAGING_MARK)[0] for part in parts)
+        return STATE in parts or any(self.layout.version_number(part) is not None for part in versions)
 
     def register_effect(self, name: str, effect: Effect) -> None:
         """Make an effect in an outside system known; recovery needs it under the same name."""

@@ -57,15 +57,21 @@ class StagingDirectory:
         self.stop = Event()
         mode = engine.settings.folder_mode
         #: Descriptor of the parent, open since before the first write: `syncfs` on it reports every write-back error since.
-        self.parent_fd = engine.storage.make_folders(directory.parent, mode, root_fd)
-        try:
-            os.close(engine.storage.make_folders(directory.private, mode, root_fd))
-            name = directory.staging.rpartition("/")[2]
-            engine.storage.make_folder(name, mode, self.parent_fd)
-            self.fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.parent_fd)
-        except BaseException:
-            os.close(self.parent_fd)
-            raise
+        self.parent_fd = -1
+        name = directory.staging.rpartition("/")[2]
+        for attempt in range(100):
+            self.parent_fd = engine.storage.make_folders(directory.parent, mode, root_fd)
+            try:
+                os.close(engine.storage.make_folders(directory.private, mode, root_fd))
+                engine.storage.make_folder(name, mode, self.parent_fd)
+                self.fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.parent_fd)
+                break
+            except BaseException as error:
+                # Another transaction that rolls back may remove the parent, while it is empty, between our two calls.
+                vanished = isinstance(error, FileNotFoundError) and os.fstat(self.parent_fd).st_nlink == 0
+                os.close(self.parent_fd)
+                if not vanished or attempt == 99:
+                    raise
         self._folders[""] = _device_and_inode(self.fd)
 
     @property
@@ -253,8 +259,26 @@ class StagingDirectory:
                     self._engine.storage.remove_tree(name, at)
             finally:
                 os.close(at)
-            self._journal.write(Unstaged(directory=self.index, names=list(group.names)))
+            names = [f"{group.folder}/{name}" if group.folder else name for name in group.names]
+            self._journal.write(Unstaged(directory=self.index, names=names))
         del self._groups[position:]
+        self._remove_strangers(self.fd, "")
+        kept = {group.folder for group in self._groups}
+        used = {"/".join(folder.split("/")[: n + 1]) for folder in kept for n in range(folder.count("/") + 1)} | {""}
+        self._folders = {folder: facts for folder, facts in self._folders.items() if folder in used}
+
+    def _remove_strangers(self, fd: int, prefix: str) -> None:
+        """Remove what no kept group knows: halves of a transfer that failed, files that an extractor left, their folders."""
+        known = set(self.names())
+        with os.scandir(fd) as entries:
+            found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+        for name, is_folder in found:
+            path = prefix + name
+            if is_folder and any(kept.startswith(path + "/") for kept in known):
+                with storage.folder(name, fd) as inner:
+                    self._remove_strangers(inner, path + "/")
+            elif path not in known:
+                self._engine.storage.remove_tree(name, fd)
 
     # --- prepare --------------------------------------------------------------------------------------------------
 

@@ -97,11 +97,17 @@ class Transaction(Work):
     def extend(self, planner: Planner, *, wait: float = 0.0) -> list[StagingDirectory]:
         """Add directories to the transaction; returns their staging directories. Raises as `begin` does."""
         first, engine = len(self.staging), self._engine
-        with self._rolling_back():
+        self._open_journal()
+        try:
             _when_free(
-                engine, wait,
+                engine,
+                wait,
                 lambda: ledger.extend(engine.database, self.document, planner(self.id), engine.settings.lease),
-            )  # fmt: skip
+            )
+        except (Unanswered, Conflict) as error:  # what the database holds of it is not known here, or is not ours any more
+            self.roll_back(error)
+            raise
+        with self._rolling_back():
             engine.renewal.hold(self.id, self.document["actor"], self.document["leases"])
             self._stage_from(first)
         return [staging for staging in self.staging[first:] if staging is not None]
@@ -231,7 +237,13 @@ class Transaction(Work):
             message = f"it is published, but not everything that belongs to it is done yet: {error}"
             unfinished = Unsettled(message, next=f"integrator recover {self.id}")
             unfinished.transaction = self.id
+            self._give_up()
             raise unfinished from error
+        self.close()
+
+    def _give_up(self) -> None:
+        with contextlib.suppress(IntegratorError):
+            ledger.give_up(self._engine.database, self.document)
         self.close()
 
     def _remove_sources(self) -> list[str]:
@@ -314,6 +326,8 @@ class Transaction(Work):
             raise ledger.lease_lost(found) from cause
 
     def _not_rolled_back(self, error: Exception, cause: BaseException | None) -> Unsettled:
+        if self.state is State.ROLLING_BACK:
+            self._give_up()
         first = f"{cause}. Then the rollback failed too: " if cause is not None else "The rollback failed: "
         unsettled = Unsettled(f"{first}{error}. Nothing that is published was touched", next=f"integrator recover {self.id}")
         unsettled.transaction = self.id

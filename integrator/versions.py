@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from integrator import documents, storage
-from integrator.database import CLAIMS, PROJECT, Insert
+from integrator.database import CLAIMS, LEASES, PROJECT, Insert
 from integrator.documents import Stamp
 from integrator.errors import Problem, ValidationRefused, VersionTaken
 from integrator.layout import STAGING_MARK, collision_key
@@ -81,7 +81,10 @@ def _published(root: Root, instance: InstancePlan) -> Iterable[int]:
 
 def _claimed(root: Root, instance: InstancePlan, transaction: str) -> Iterable[int]:
     claims = root.engine.database.find(CLAIMS, {"lease": instance.lease})
-    return [claim["number"] for claim in claims if claim["transaction"] != transaction]
+    # Whoever holds the soft lock is settled or waited for before anybody else gets it: then its claims are gone.
+    lease = root.engine.database.read(LEASES, instance.lease) or {}
+    holder = lease.get("transaction") if instance.request.version is not None else None
+    return [claim["number"] for claim in claims if claim["transaction"] not in (transaction, holder)]
 
 
 def _on_disk(root: Root, instance: InstancePlan) -> Iterable[int]:

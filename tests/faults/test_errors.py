@@ -96,8 +96,6 @@ def _assert_honest(subject: Subject, run: Run, shown: str, mode: str, ending: En
         assert subject.outcome(run) == "new", answer
     elif ending.code == 5:
         assert subject.outcome(run) == "old", answer
-        if mode.startswith("errors-from") and "before anything was staged" in str(answer):
-            return  # the first commit may come back: see `test_known_faults`
         # What others need before they can go on was released, too: only an archive may be left to make.
         assert [left for left in run.leftovers() if not left.startswith("journal")] == [], answer
 
@@ -142,17 +140,12 @@ def test_any_call_of_a_finish_or_rollback_may_fail_once(studio: Studio, work: Wo
     _try_all(subject, [(call, f"error:{call.number}:{number}") for call in each(subject.calls, 14)], "EIO")
 
 
-def _lost(call: Call) -> int:
-    exchange = re.search(r"/trash/[0-9a-f]{24}\.x\d+\.\d+ -> ", call.path)
-    return 0 if exchange else LOST[call.name]  # an exchange: see `test_known_faults`
-
-
 @pytest.mark.parametrize("work", [PUBLISH, ASSEMBLE, REFUSED], ids=lambda work: work.name)
 def test_any_reply_may_be_lost(studio: Studio, work: Work) -> None:
     """The call is made and reported as failed, as a network file system may do."""
     subject = Subject(studio, work)
     calls = [call for call in subject.calls if call.name in LOST]
-    numbers = [(call, number) for call in each(calls, 8) for number in (errno.EIO, _lost(call)) if number]
+    numbers = [(call, number) for call in each(calls, 8) for number in (errno.EIO, LOST[call.name]) if number]
     _try_all(subject, [(call, f"error-after:{call.number}:{number}") for call, number in numbers], "lost replies")
 
 
