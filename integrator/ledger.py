@@ -149,7 +149,7 @@ def finished(database: Database, document: Document, pointers: Sequence[Change],
     check_transition(State.COMMITTED, State.FINISHED)
     ended = {"state": State.FINISHED.value, "ended": Now(), "left": list(left) or None, "stuck": None, "progress": None}
     database.commit([_owned(document, State.COMMITTED, ended), *pointers, *_released(document, burn=False)])
-    document["state"] = State.FINISHED.value
+    document.update(state=State.FINISHED.value, left=list(left))
 
 
 def start_rollback(database: Database, document: Document, error: str) -> None:

@@ -166,15 +166,19 @@ def _settle_dead(engine: Engine, document: Document, rows: Sequence[Document], j
     try:
         if document["state"] == State.COMMITTED.value:
             finish(engine, document)
-            return Settled(transaction=document["_id"], outcome="finished")
+            return Settled(transaction=document["_id"], outcome="finished", message=_left(document))
         undo(engine, document, evidence_of(engine, document) if journal else no_evidence(document))
-        return Settled(transaction=document["_id"], outcome="rolled_back")
+        return Settled(transaction=document["_id"], outcome="rolled_back", message=_left(document))
     except Stuck as error:
         with contextlib.suppress(IntegratorError):  # only as long as we are its actor
             ledger.mark_stuck(engine.database, document, str(error))
         raise
     finally:
         engine.renewal.drop(document["_id"])
+
+
+def _left(document: Document) -> str:
+    return "; ".join(document.get("left") or ())
 
 
 def _stuck(transaction: str, error: Stuck) -> Settled:
