@@ -28,7 +28,6 @@ Arguments = dict[str, Any]
 
 def _load() -> None:
     """Everything that a job imports, so that only the first process pays."""
-    import clique  # noqa: F401
     import platformdirs.unix  # noqa: F401
     import xxhash  # noqa: F401
 
