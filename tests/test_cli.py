@@ -283,6 +283,14 @@ def test_the_same_publish_id_publishes_once_and_refuses_other_content(root: Path
     assert other.json["error"]["code"] == "different_content"
 
 
+def test_again_publishes_a_new_version_under_a_publish_id_that_was_published(root: Path, sources: Path) -> None:
+    first = publish(root, sources, "--publish-id", "farm-1", "--json")
+    again = publish(root, sources, "--publish-id", "farm-1", "--again", "--json")
+    retry = publish(root, sources, "--publish-id", "farm-1", "--json")
+    assert [run.json["versions"][0]["version"] for run in (first, again, retry)] == [1, 2, 1]
+    assert again.json["outcome"] == "published"
+
+
 def test_the_publish_id_of_the_command_line_wins_over_that_of_the_request(root: Path, sources: Path) -> None:
     text = json.dumps(request(sources, publish_id="inside")).encode()
     runs = [Run("publish", "-", "--publish-id", name, "--root", str(root), "--json", input=text) for name in ("a", "a", "inside")]

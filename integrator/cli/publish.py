@@ -61,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--data", action="append", metavar="KEY=VALUE", help="stored with the version; JSON if VALUE is JSON")
     both = parser.add_argument_group("both forms")
     both.add_argument("--publish-id", action=Once, metavar="ID", help="publishes once under this id, however often it is run")
+    both.add_argument("--again", action="store_true", help="publish a new version even if this publish id was published before")
     both.add_argument("--wait", action=Once, metavar="SECONDS", type=seconds,
                       help=f"wait for a busy soft lock (default: 0; on a farm {FARM_WAIT:.0f})")  # fmt: skip
     both.add_argument("--dry-run", action="store_true", help="check everything, write nothing")
@@ -137,9 +138,11 @@ def _request(arguments: Arguments, root: Root, console: Console) -> PublishReque
     else:
         source = _read(arguments.patterns[0], console)
     request = parse_request(source, root.policy)
-    if arguments.publish_id is not None:
-        return parse_request(attrs.evolve(request, publish_id=arguments.publish_id), root.policy)
-    return attrs.evolve(request, publish_id=request.publish_id or f"run-{new_id()}")
+    given = arguments.publish_id if arguments.publish_id is not None else request.publish_id
+    publish_id = given if given is not None else f"run-{new_id()}"
+    if arguments.again:
+        publish_id += f"+{new_id()}"  # an id of its own: the one that was published keeps its answer
+    return parse_request(attrs.evolve(request, publish_id=publish_id), root.policy)
 
 
 def _read(name: str, console: Console) -> bytes:
