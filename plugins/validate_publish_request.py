@@ -16,7 +16,7 @@ class ValidatePublishRequest(pyblish.api.ContextPlugin):
     """Refuses a publish that cannot succeed; its error lists every problem at once.
 
     Reads the request strictly, then looks at sources, names, destinations, links and free space of all publish instances that
-    would be published. Writes nothing of this publish; what an earlier run with the same publish id left is settled first.
+    would be published. Writes nothing.
     """
 
     label = "Validate publish request"

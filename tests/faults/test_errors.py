@@ -46,7 +46,7 @@ HARMLESS = {
     r"fchown /publish\.sqlite3-wal": "the owner of the log is only a wish where the process is root",
     r"mkdirat /show/(?!.*\.tmp\.ID$).*": "a folder that is there after all is used; the staging directory itself never is",
     r"fdatasync ": "SQLite syncs the folder of its log and does not look at the answer; see `test_known_faults`",
-    r"unlinkat /own/.*|renameat2 /own/.*": "the source of a move: it is left where it is, and the answer says so",
+    r"renameat2 /own/.*": "the source of a move: it is left where it is, and the answer says so",
 }
 #: Calls whose *reply* may be lost, beside those: what is there afterwards says that they happened.
 HARMLESS_IF_MADE = {
@@ -137,7 +137,9 @@ def test_any_call_of_a_publish_may_fail_once(studio: Studio, error: str) -> None
 def test_any_call_of_a_finish_or_rollback_may_fail_once(studio: Studio, work: Work) -> None:
     subject = Subject(studio, work)
     number = errno.EIO
-    _try_all(subject, [(call, f"error:{call.number}:{number}") for call in each(subject.calls, 14)], "EIO")
+    # A captured source that cannot be deleted: see `test_known_faults`.
+    calls = [call for call in each(subject.calls, 14) if not (call.name == "unlinkat" and "/own/." in call.path)]
+    _try_all(subject, [(call, f"error:{call.number}:{number}") for call in calls], "EIO")
 
 
 @pytest.mark.parametrize("work", [PUBLISH, ASSEMBLE, REFUSED], ids=lambda work: work.name)

@@ -42,6 +42,16 @@ def test_what_an_artist_saved_meanwhile_survives_the_death_of_the_owner_of_a_mov
     assert Path(run.own).exists()
 
 
+@pytest.mark.xfail(strict=True, reason="the owner reports the source under a name that it does not have any more")
+def test_a_source_that_cannot_be_deleted_is_put_back(studio: Studio) -> None:
+    """The owner of a move has captured the source, and the deletion fails: it stays hidden, and the report names the old name."""
+    subject = Subject(studio, ASSEMBLE)
+    deletion = find(subject.calls, "unlinkat", r"/own/\.moved\.ma")
+    run = subject.fresh()
+    assert ASSEMBLE.start(run, f"error:{deletion.number}:{errno.EIO}").wait().code == 0
+    assert os.listdir(os.path.dirname(run.own)) == ["moved.ma"]
+
+
 @pytest.mark.xfail(strict=True, reason="SQLite does not look at the answer when it syncs the folder of its log")
 def test_a_sync_of_the_databases_folder_that_fails_is_noticed(studio: Studio) -> None:
     """The name of the log is then not durable, and an acknowledged commit that is only there is lost with it."""
