@@ -42,6 +42,7 @@ _UDIM = re.compile(r"<UDIM>|%\(UDIM\)d", re.IGNORECASE)
 _HASHES = re.compile(r"#+")
 # A hyphen is a sign unless it follows a letter, a digit or a bracket: shot-001 is not frame -1.
 _DIGITS = re.compile(r"((?<![A-Za-z0-9)\]])-[0-9]+|[0-9]+)")
+_NUMBER = re.compile(r"-?[0-9]+")
 _TILE = re.compile(r"[1-9][0-9]{3}")
 _LOWEST_TILE = 1001
 _LONGEST_NUMBER = 10
@@ -87,21 +88,21 @@ class _Pattern:
 
     def listed(self) -> dict[int, str]:
         """Names in the folder by number, ascending. Raises `_Refused` when there are none, or no folder."""
-        match = re.compile(f"{re.escape(self.head)}(-?[0-9]+){re.escape(self.tail)}", re.DOTALL).fullmatch
-        found: dict[int, str] = {}
         try:
-            for matched in filter(None, map(match, os.listdir(self.folder))):
-                text = matched[1]
-                # As wide as the pattern and without a sign: the usual frame, and nothing more to ask.
-                usual = len(text) == self.width and text[0] != "-"
-                number = int(text) if usual else self._number(text)
-                if number is not None:
-                    found[number] = matched[0]
+            names = [name for name in os.listdir(self.folder) if name.startswith(self.head) and name.endswith(self.tail)]
         except OSError as error:
             raise _Refused(self.text, f"cannot be looked for: its folder {_reason(error)}") from None
+        start, end = len(self.head), -len(self.tail) or None
+        texts = [name[start:end] for name in names]
+        together = "".join(texts)
+        if self.width and together.isascii() and together.isdigit() and all(len(text) == self.width for text in texts):
+            found = dict(zip(map(int, texts), names))  # the usual folder: nothing more to ask of any name
+        else:
+            pairs = ((self._number(text), name) for text, name in zip(texts, names) if _NUMBER.fullmatch(text))
+            found = {number: name for number, name in pairs if number is not None}
         if not found:
             raise _Refused(self.text, "matches no file")
-        return dict(sorted(found.items()))
+        return {number: found[number] for number in sorted(found)}
 
     def paths(self, names: Mapping[int, str]) -> list[str]:
         folder = self.folder.rstrip("/") + "/"

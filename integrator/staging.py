@@ -305,8 +305,8 @@ class StagingDirectory:
         """Nothing may be published that nobody registered. Raises `StagingChanged`."""
         known = {name for group in self._groups if group.folder == folder for name in group.names}
         known |= {path.rpartition("/")[2] for path in self._folders if path and path.rpartition("/")[0] == folder}
-        with storage.folder(folder, self.fd) as at, os.scandir(at) as entries:
-            extra = [entry.name for entry in entries if entry.name not in known]
+        with storage.folder(folder, self.fd) as at:
+            extra = set(os.listdir(at)) - known
         if extra:
             shown = ", ".join(sorted(extra)[:5])
             raise StagingChanged(f"{self._folder_path(folder)} holds files that nobody registered: {shown}")
