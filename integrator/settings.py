@@ -23,6 +23,8 @@ else:
 
 _TRANSFERS: Final = ("copy", "hardlink", "reflink", "symlink", "move")
 DAY: Final = 86400.0
+_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY}
+_DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhd])", re.ASCII)
 #: Settings that only make sense together.
 _COMPARED: Final = {"lease.renew", "lease.takeover"}
 
@@ -74,6 +76,13 @@ class Settings:
     workers: int = 2
     #: Seconds that ended leftovers, trash and burnt numbers are kept.
     keep: float = 7 * DAY
+    #: Seconds that what a failed publish produced is kept, to go on from it.
+    keep_failed: float = DAY
+    #: Seconds that a source which is missing or changed is looked at again before that is believed.
+    settle: float = 0.0
+    #: How often one publish id may be tried, altogether and on one host; 0 for any number of times.
+    attempts: int = 0
+    attempts_per_host: int = 0
     lease: LeaseTimes = attrs.field(factory=LeaseTimes)
 
 
@@ -88,6 +97,27 @@ def _one_of(*choices: str) -> Callable[[Any], str]:
 
 def _seconds(value: Any) -> str:
     return "" if type(value) in (int, float) and 0 < value < 10 * 365 * DAY else "must be a number of seconds above 0"
+
+
+def _duration(value: Any) -> str:
+    try:
+        seconds(value)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def seconds(value: Any) -> float:
+    """The seconds of a duration: a number of them, or a text such as "90s", "15m", "24h", "7d". Raises `ValueError`."""
+    if isinstance(value, str) and (found := _DURATION.fullmatch(value)):
+        value = float(found[1]) * _UNITS[found[2]]
+    if type(value) not in (int, float) or not 0 <= value < 10 * 365 * DAY:
+        raise ValueError('must be a number of seconds, or a duration such as "90s", "15m", "24h" or "7d"')
+    return float(value)
+
+
+def _count(value: Any) -> str:
+    return "" if type(value) is int and 0 <= value <= 10_000 else "must be a whole number from 0 to 10000 (0: no limit)"
 
 
 def _mode(value: Any) -> str:
@@ -136,6 +166,10 @@ _RULES: Final[Mapping[str, Callable[[Any], str]]] = {
     "create_assets": _is(bool),
     "workers": _workers,
     "keep": _seconds,
+    "keep_failed": _duration,
+    "settle": _duration,
+    "attempts": _count,
+    "attempts_per_host": _count,
     "lease.renew": _seconds,
     "lease.takeover": _seconds,
     "lease.takeover_same_publish": _seconds,
@@ -157,6 +191,7 @@ def load(config: bytes, path: str) -> Settings:
     if os.environ.get("INTEGRATOR_DATABASE"):
         values["database"] = os.environ["INTEGRATOR_DATABASE"]
     times = {name.removeprefix("lease."): values.pop(name) for name in list(values) if name.startswith("lease.")}
+    values.update({name: seconds(values[name]) for name in ("keep_failed", "settle") if name in values})
     lease = LeaseTimes(**times)
     if lease.renew >= lease.takeover:
         what = f"lease.renew ({lease.renew:g}) must be below lease.takeover ({lease.takeover:g}): else who lives looks gone"

@@ -59,6 +59,10 @@ keep_times = false
 create_assets = false
 workers = 8
 keep = 3600
+keep_failed = "2h"
+settle = 60
+attempts = 3
+attempts_per_host = 1
 [roots]
 cache = "/cache"
 [templates]
@@ -73,7 +77,8 @@ takeover_same_publish = 10
         "format": 1, "root_id": "f00d", "database": "sqlite:///local/publish.sqlite3", "roots": {"cache": "/cache"},
         "templates": {"version_padding": "4"}, "name_pattern": "^[a-z]+$", "transfer": "hardlink", "checksum": "all",
         "link_fallback": "copy", "symlink_outside": True, "file_mode": 0o640, "folder_mode": 0o750, "keep_times": False,
-        "create_assets": False, "workers": 8, "keep": 3600,
+        "create_assets": False, "workers": 8, "keep": 3600, "keep_failed": 7200, "settle": 60, "attempts": 3,
+        "attempts_per_host": 1,
         "lease": {"renew": 5, "takeover": 60.5, "takeover_same_publish": 10},
     }  # fmt: skip
     assert found == expected
