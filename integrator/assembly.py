@@ -67,7 +67,7 @@ class Assembly:
                     or recovery.settle(root.engine, found["_id"], same_publish=True).outcome != "rolled_back"
                 ):
                     raise _used(publish_id, found["_id"])
-        described = {"purpose": "publish", "publish_id": publish_id or f"run-{new_id()}", "project": project}
+        described = {"purpose": "assembly", "publish_id": publish_id or f"run-{new_id()}", "project": project}
         try:
             transaction = Transaction.begin(root.engine, lambda _: Plan(), described, wait=wait)
         except Conflict as error:

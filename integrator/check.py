@@ -12,7 +12,7 @@ from integrator import ledger, queries, storage, transfer
 from integrator.database import CLAIMS, LEASES, PROJECT, TRANSACTIONS
 from integrator.journal import JournalDamaged
 from integrator.leases import known_dead
-from integrator.model import ENDED, Document, Owner, State
+from integrator.model import ENDED, Document, Owner, Place, State
 from integrator.root import Root
 from integrator.storage import BLOCK
 
@@ -122,8 +122,14 @@ def _leftovers(root: Root) -> Iterator[Finding]:
         transaction = os.path.basename(path).partition(".")[0]
         document = root.engine.database.read(TRANSACTIONS, transaction)
         private = os.path.basename(path) != transaction
-        if private and (document is None or State(document["state"]) in ENDED):
+        if private and (document is None or State(document["state"]) in ENDED) and not _is_kept(root, document, path):
             yield Finding(kind="staging", path=path, message=f"{path} was left by a transaction that has ended", next=_SWEEP)
+
+
+def _is_kept(root: Root, document: Document | None, path: str) -> bool:
+    """Whether a failed publish left this on purpose: its next attempt may go on from it."""
+    kept = (document or {}).get("kept") or ()
+    return any(root.absolute(Place(root=entry["root"], path=entry["path"])) == path for entry in kept)
 
 
 def trash_names(root: Root) -> Iterator[str]:

@@ -57,6 +57,15 @@ class Problem(tuple[str, str]):
         return self[1]
 
 
+class NotThere(Problem):
+    """Something that is not there, or not whole, as far as this machine sees: another one may just have written it."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NotThere, tuple(self)
+
+
 class _ProblemList(IntegratorError):
     """An error that lists all problems at once."""
 
@@ -263,6 +272,16 @@ class RootMissing(Unsettled):
     """A root is not there, or what is there is not it (not mounted?)."""
 
     code = "root_missing"
+
+
+# --- tried often enough: nothing was touched (exit 7) ---------------------------------------------------------------
+
+
+class BudgetUsedUp(IntegratorError):
+    """This publish was tried as often as it may be."""
+
+    code = "budget_used_up"
+    exit_code = 7
 
 
 # --- versions and interruption --------------------------------------------------------------------------------------

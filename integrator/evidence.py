@@ -31,6 +31,8 @@ class Proof:
     files: Mapping[str, tuple[int, int]]
     #: False if the journal lost its end or is not there: then absence of a `prepared` record proves nothing.
     whole: bool
+    #: Names of the files that the engine itself brought in; an extractor or a renderer produced all others.
+    made: frozenset[str] = frozenset()
 
 
 @attrs.frozen(kw_only=True)
@@ -57,11 +59,15 @@ def no_evidence(document: Document) -> Evidence:
 
 def evidence_of(engine: Engine, document: Document) -> Evidence:
     """The evidence that a journal gives. Raises `JournalDamaged`: nothing is deleted on the word of a damaged one."""
+    if "expires" in document and not document.get("adopted"):  # only reserved so far: there is no journal, and nothing revealed
+        nothing = Proof(identity=None, files={}, whole=True)
+        return Evidence(proofs=[nothing] * len(document["directories"]))
     content = engine.journals.read(document["_id"])
     prepared = _last(content.records, Prepared)
     files = _staged_files(content.records, len(document["directories"]))
+    made = [frozenset(_made(content.records, index) & files[index].keys()) for index in range(len(files))]
     proofs = [
-        Proof(identity=_identity(prepared, index), files=files[index], whole=not content.torn)
+        Proof(identity=_identity(prepared, index), files=files[index], whole=not content.torn, made=made[index])
         for index in range(len(document["directories"]))
     ]
     done = {record.number: record.result for record in content.records if isinstance(record, EffectDone)}
@@ -85,7 +91,7 @@ def evidence_of(engine: Engine, document: Document) -> Evidence:
             for path in record.paths
             if _leads_to(document, record.root, path)
         ],
-        revealed=prepared is not None or content.torn,
+        revealed=prepared is not None,  # this record is durable before anything is revealed
     )
 
 
@@ -111,6 +117,11 @@ def _identity(prepared: Prepared | None, index: int) -> Identity | None:
         return None
     inode, born = prepared.directories[index]
     return Identity(inode=inode, born=born)
+
+
+def _made(records: Iterable[Record], index: int) -> set[str]:
+    staged = (record for record in records if isinstance(record, Staged) and record.directory == index)
+    return {name for record in staged if record.transfer != "adopt" for name in record.names}
 
 
 def _staged_files(records: Iterable[Record], count: int) -> list[dict[str, tuple[int, int]]]:

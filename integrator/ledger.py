@@ -3,10 +3,13 @@
 Each function is one commit, conditional on the state and the actor that it expects: nobody undoes or finishes anything before
 winning such a compare-and-swap. A lost one raises `errors.Conflict`.
 
-The document: ``{"_id", "schema", "state", "actor", "actors", "undoers", "publish_id", "fingerprint", "owner", "purpose",
+The document: ``{"_id", "schema", "state", "actor", "actors", "undoers", "publish_id", "fingerprint", "owner", "host", "purpose",
 "root_id", "created", "directories", "folders", "leases": {key: token}, "claims": {key: [lease, number]}, "summary", "finish",
-"stuck", "error", "left", "progress"}``. `actor` is the number of the present actor; `actors` are all there were, ascending;
-`undoers` those of them that were to roll back.
+"stuck", "error", "left", "kept", "attempts", "progress"}``. `actor` is the number of the present actor; `actors` are all there
+were, ascending; `undoers` those of them that were to roll back; `host` is where it began, `attempts` what was tried before it.
+
+A reserved one has `expires`, `reservation` (a digest of what it is for) and `successor`: the id under which it goes on if the
+publish that adopts it is rolled back, None once it was given back.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ import attrs
 from integrator import leases
 from integrator.database import CLAIMS, LEASES, TRANSACTIONS, Change, Database, Delete, Insert, Now, Update
 from integrator.errors import Conflict, LeaseLost
-from integrator.model import UNSETTLED, Directory, Document, Owner, State, check_transition
+from integrator.layout import STAGING_MARK
+from integrator.model import UNSETTLED, Directory, Document, Owner, State, check_transition, new_id
 from integrator.settings import LeaseTimes
 
 SCHEMA: Final = "integrator:transaction-1.0"
@@ -56,6 +60,7 @@ def begin(
         "actors": [1],
         "undoers": [],
         "owner": attrs.asdict(owner),
+        "host": owner.host,
         "created": Now(),
         "directories": [attrs.asdict(directory) for directory in plan.directories],
         "folders": [list(folder) for folder in plan.folders],
@@ -65,6 +70,89 @@ def begin(
     }
     database.commit([Insert(collection=TRANSACTIONS, document=document), *granted, *leases.claims(plan.claims, transaction)])
     return document
+
+
+def reserve(database: Database, transaction: str, plan: Plan, owner: Owner, seconds: float, facts: Mapping[str, Any]) -> Document:
+    """Claim the numbers of a plan for a publish that comes later, without owner and lease. Raises `errors.Conflict`."""
+    document: Document = {
+        "_id": transaction,
+        "schema": SCHEMA,
+        "state": State.RESERVED.value,
+        "actor": 1,
+        "actors": [1],
+        "undoers": [],
+        "owner": None,
+        "reserved_by": attrs.asdict(owner),
+        "created": Now(),
+        "expires": Now(seconds),
+        "successor": new_id(),
+        "directories": [attrs.asdict(directory) for directory in plan.directories],
+        "folders": [list(folder) for folder in plan.folders],
+        "leases": {},
+        "claims": {key: list(claim) for key, claim in plan.claims.items()},
+        **facts,
+    }
+    database.commit([Insert(collection=TRANSACTIONS, document=document), *leases.claims(plan.claims, transaction)])
+    return document
+
+
+def adopt(database: Database, document: Document, owner: Owner, times: LeaseTimes, facts: Mapping[str, Any]) -> Document:
+    """Open a reserved transaction as its owner; returns the document as it is now.
+
+    Its files will be taken out of the directories that were promised, into staging directories of this actor's own: whoever
+    still writes by the promised path does not reach them. Raises `leases.Held`, `errors.Conflict`.
+    """
+    check_transition(State.RESERVED, State.OPEN)
+    transaction, actor = document["_id"], document["actor"] + 1
+    granted, tokens = leases.grants(database, {entry["lease"] for entry in document["directories"]}, transaction, times)
+    directories = [
+        {**entry, "reserved": entry["staging"], "staging": f"{entry['staging']}.{actor}"} for entry in document["directories"]
+    ]
+    changed = {
+        "state": State.OPEN.value,
+        "actor": actor,
+        "actors": [*document["actors"], actor],
+        "owner": attrs.asdict(owner),
+        "adopted": Now(),
+        "host": owner.host,
+        "leases": tokens,
+        "directories": directories,
+        **facts,
+    }
+    held = [_claim_kept(key, transaction) for key in document["claims"]]
+    database.commit([_owned(document, State.RESERVED, changed), *granted, *held])
+    return document | changed
+
+
+def fence_adoption(database: Database, document: Document) -> None:
+    """Make sure that an adoption without an answer can not arrive any more; the reservation stays. Raises `errors.Conflict`."""
+    actor = document["actor"] + 1
+    database.commit([_owned(document, State.RESERVED, {"actor": actor, "actors": [*document["actors"], actor]})])
+
+
+def give_back(database: Database, document: Document, owner: Owner, reason: str) -> Document:
+    """Win the right to undo a reservation that is not wanted any more; returns the document as it is now.
+
+    Raises `errors.Conflict` if it was adopted or given back meanwhile.
+    """
+    check_transition(State.RESERVED, State.ROLLING_BACK)
+    actor = document["actor"] + 1
+    changed = {
+        "state": State.ROLLING_BACK.value,
+        "actor": actor,
+        "actors": [*document["actors"], actor],
+        "undoers": [actor],
+        "owner": attrs.asdict(owner),
+        "successor": None,
+        "error": reason,
+    }
+    database.commit([_owned(document, State.RESERVED, changed)])
+    return document | changed
+
+
+def reservations(database: Database) -> list[Document]:
+    """Every reservation that nobody has adopted or given back, in the order they were made."""
+    return database.find(TRANSACTIONS, {"state": State.RESERVED.value})
 
 
 def extend(database: Database, document: Document, plan: Plan, times: LeaseTimes) -> None:
@@ -82,7 +170,7 @@ def extend(database: Database, document: Document, plan: Plan, times: LeaseTimes
 
 
 def move_claims(database: Database, document: Document, plan: Plan) -> None:
-    """Give up the numbers of an open transaction that has staged nothing, and claim those of `plan` instead."""
+    """Give up the numbers of a transaction that has staged nothing, and claim those of `plan` instead."""
     changed: Document = {
         "directories": [attrs.asdict(directory) for directory in plan.directories],
         "folders": [list(folder) for folder in plan.folders],
@@ -93,7 +181,7 @@ def move_claims(database: Database, document: Document, plan: Plan) -> None:
     transaction = document["_id"]
     database.commit(
         [
-            _owned(document, State.OPEN, changed),
+            _owned(document, State(document["state"]), changed),
             *_released_claims(given_up, transaction),
             *leases.claims(taken, transaction),
         ]
@@ -148,15 +236,18 @@ def finished(database: Database, document: Document, pointers: Sequence[Change],
     """Everything is done: pointer documents complete, claims and leases released, `committed` to `finished`."""
     check_transition(State.COMMITTED, State.FINISHED)
     ended = {"state": State.FINISHED.value, "ended": Now(), "left": list(left) or None, "stuck": None, "progress": None}
-    database.commit([_owned(document, State.COMMITTED, ended), *pointers, *_released(document, burn=False)])
+    released = leases.releases(document["leases"], document["_id"])
+    database.commit([_owned(document, State.COMMITTED, ended), *pointers, *released, *_let_go(document, burn=False)])
     document.update(state=State.FINISHED.value, left=list(left))
 
 
-def start_rollback(database: Database, document: Document, error: str) -> None:
+def start_rollback(database: Database, document: Document, error: str, *, interrupted: bool = False) -> None:
     """The owner wins the right to undo its own open transaction."""
     check_transition(State.OPEN, State.ROLLING_BACK)
     undoers = [*document["undoers"], document["actor"]]
-    changed = {"state": State.ROLLING_BACK.value, "undoers": undoers, "error": error}
+    changed: Document = {"state": State.ROLLING_BACK.value, "undoers": undoers, "error": error}
+    if interrupted:
+        changed["interrupted"] = True
     database.commit([_owned(document, State.OPEN, changed)])
     document.update(changed)
 
@@ -191,8 +282,20 @@ def take_over(database: Database, document: Document, rows: Sequence[Document], 
     return document | changed
 
 
-def rolled_back(database: Database, document: Document, *, burn: bool, left: Sequence[str]) -> None:
-    """Everything is undone: leases and (unless burnt) claims released, the publish id moved aside."""
+def rolled_back(
+    database: Database,
+    document: Document,
+    *,
+    burn: bool,
+    left: Sequence[str],
+    kept: Sequence[Document] = (),
+    goes_on: bool = False,
+) -> None:
+    """Everything is undone: leases and (unless burnt) claims released, the publish id moved aside.
+
+    `kept` are directories ({"directory", "root", "path"}) whose files may be wanted by the next attempt. With `goes_on` the
+    reservation behind this attempt goes on under the id of its successor, in the same write: its number is never free.
+    """
     check_transition(State.ROLLING_BACK, State.ROLLED_BACK)
     ended = {
         "state": State.ROLLED_BACK.value,
@@ -200,10 +303,14 @@ def rolled_back(database: Database, document: Document, *, burn: bool, left: Seq
         "publish_id": None,
         "former_publish_id": document.get("publish_id"),
         "left": list(left) or None,
+        "kept": list(kept) or None,
+        "burnt": burn or None,
         "stuck": None,
         "progress": None,
     }
-    database.commit([_owned(document, State.ROLLING_BACK, ended), *_released(document, burn=burn)])
+    claims = _handed_on(document) if goes_on else _let_go(document, burn=burn)
+    released = leases.releases(document["leases"], document["_id"])
+    database.commit([_owned(document, State.ROLLING_BACK, ended), *released, *claims])
     document.update(ended)
 
 
@@ -247,12 +354,53 @@ def _released_claims(claims: Mapping[str, Any], transaction: str) -> list[Change
     return [Delete(collection=CLAIMS, id=key, expect={"transaction": transaction}) for key in sorted(claims)]
 
 
-def _released(document: Document, *, burn: bool) -> list[Change]:
+def attempts(document: Document) -> list[Document]:
+    """Every attempt at a publish so far, up to the rolled back one of `document`.
+
+    ``{"transaction", "host", "started", "ended", "error", "counts"}`` each; interrupted ones do not count, killed ones do.
+    """
+    attempt = {
+        "transaction": document["_id"],
+        "host": document.get("host", ""),
+        "started": document.get("adopted") or document["created"],
+        "ended": document.get("ended") or Now(),
+        "error": document.get("error") or "",
+        "counts": not document.get("interrupted"),
+    }
+    return [*(document.get("attempts") or []), attempt]
+
+
+def _let_go(document: Document, *, burn: bool) -> list[Change]:
     transaction = document["_id"]
-    changes = leases.releases(document["leases"], transaction)
     if not burn:
-        return changes + _released_claims(document["claims"], transaction)
-    burnt = {"burnt": Now()}
-    return changes + [
-        Update(collection=CLAIMS, id=key, expect={"transaction": transaction}, set=burnt) for key in sorted(document["claims"])
+        return _released_claims(document["claims"], transaction)
+    return _claims_changed(document, {"burnt": Now()})
+
+
+def _handed_on(document: Document) -> list[Change]:
+    """The changes that let a reservation go on under the id of its successor."""
+    successor = document["successor"]
+    directories = [
+        {**entry, "staging": f"{entry['final']}{STAGING_MARK}{successor}", "reserved": ""} for entry in document["directories"]
     ]
+    kept = ("schema", "reserved_by", "expires", "reservation", "publish_id", "purpose", "project", "root_id", "folders", "claims")
+    reservation = {
+        **{name: document[name] for name in kept},
+        "_id": successor,
+        "state": State.RESERVED.value,
+        "actor": 1,
+        "actors": [1],
+        "undoers": [],
+        "owner": None,
+        "created": Now(),
+        "successor": new_id(),
+        "attempts": attempts(document),
+        "directories": directories,
+        "leases": {},
+    }
+    return [Insert(collection=TRANSACTIONS, document=reservation), *_claims_changed(document, {"transaction": successor})]
+
+
+def _claims_changed(document: Document, changed: Mapping[str, Any]) -> list[Change]:
+    expect = {"transaction": document["_id"]}
+    return [Update(collection=CLAIMS, id=key, expect=expect, set=changed) for key in sorted(document["claims"])]

@@ -91,6 +91,8 @@ class Directory:
     lease: str
     #: Key of the claim that reserves the number, or "" for a directory without one.
     claim: str
+    #: Staging path that was promised when the version was reserved, and that its files are taken from; "" if none was.
+    reserved: str = ""
 
     @property
     def parent(self) -> str:

@@ -12,11 +12,12 @@ its calls, and can be repeated by a later actor. Two rules make that safe:
 from __future__ import annotations
 
 import contextlib
+import enum
 import errno
 import functools
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, ParamSpec, TypeVar
 
 import attrs
@@ -57,6 +58,15 @@ class Actor:
         return f"{self.transaction}/{number}"
 
 
+class Keep(enum.Enum):
+    """Which files of a transaction that is undone stay, under a private name, for the next attempt."""
+
+    NOTHING = "nothing"
+    #: What an extractor or a renderer produced; what the engine copied or linked can be made again.
+    PRODUCED = "produced"
+    EVERYTHING = "everything"
+
+
 class FolderGone(Exception):
     """The folder for private names was removed by another transaction that rolled back: make it again, and try again."""
 
@@ -82,10 +92,13 @@ def _with_private_folder(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 
 @_with_private_folder
-def undo_directory(engine: Engine, actor: Actor, index: int, directory: Directory, proof: Proof, root_fd: int) -> list[str]:
-    """Remove a staging directory, or withdraw it if it was revealed, and delete it; returns what had to be left.
+def undo_directory(
+    engine: Engine, actor: Actor, index: int, directory: Directory, proof: Proof, root_fd: int, keep: Keep = Keep.NOTHING
+) -> list[str]:
+    """Remove a staging directory, or withdraw it if it was revealed, and delete what is not to be kept of it.
 
-    Raises `Stuck` if the final name is taken and nothing proves by whom; `OSError`.
+    What is kept lies under the private names of this actor (`kept_names`). Returns what else had to be left. Raises `Stuck` if
+    the final name is taken and nothing proves by whom; `OSError`.
     """
     with contextlib.ExitStack() as stack:
         mine = actor.private(str(index))
@@ -101,22 +114,117 @@ def undo_directory(engine: Engine, actor: Actor, index: int, directory: Director
                 return []
             private = stack.enter_context(_private_folder(engine, directory.private, root_fd))
         withdrawn = False
-        if not _captured(engine, actor, index, directory, parent, private) and parent is not None:
+        if directory.reserved:  # before the staging name: an adopter may be on its way from the one to the other
+            _captured(engine, actor, f"r{index}", directory.reserved, parent, private)
+        if not _captured(engine, actor, str(index), directory.staging, parent, private) and parent is not None:
             withdrawn = _withdraw(engine, directory, proof, parent, private, mine)
             if not withdrawn and proof.identity is not None and storage.exists(directory.final.rpartition("/")[2], parent):
                 return [f"{directory.final}{FOREIGN}"]
+        if keep is not Keep.NOTHING and _keep(engine, mine, proof if keep is Keep.PRODUCED else None, private):
+            return []
         return _delete(engine, mine, proof if withdrawn else None, directory, private)
+
+
+def _keep(engine: Engine, mine: str, proof: Proof | None, private: int) -> bool:
+    """Remove what the engine brought in (with a `proof`); whether any file is left of what was captured."""
+    if not storage.exists(mine, private):
+        return False
+    with storage.folder(mine, private) as fd:
+        for name in sorted(proof.made) if proof is not None else ():
+            with contextlib.suppress(FileNotFoundError), storage.folder(name.rpartition("/")[0], fd) as inner:
+                engine.storage.unlink(name.rpartition("/")[2], inner)
+        return any(True for _ in _files(fd))
+
+
+def kept_names(actor: Actor, index: int) -> list[str]:
+    """Private names under which an undone directory may have left files: its own, and those of what was promised."""
+    return [actor.private(f"{part}{index}") for part in ("", "r", "s")]
+
+
+def kept_files(actor: Actor, index: int, directory: Directory, root_fd: int) -> list[str]:
+    """Paths, relative to the root, of those of them that are there."""
+    try:
+        with storage.folder(directory.private, root_fd) as private:
+            return [f"{directory.private}/{name}" for name in kept_names(actor, index) if storage.exists(name, private)]
+    except FileNotFoundError:
+        return []
+
+
+@_with_private_folder
+def capture_promised(engine: Engine, actor: Actor, index: int, directory: Directory, root_fd: int) -> int | None:
+    """Take the directory that was promised to a renderer out of its reach; a descriptor of it, None if it is not there."""
+    try:
+        parent = storage.open_folder(directory.parent, root_fd)
+    except FileNotFoundError:
+        return None
+    try:
+        with _private_folder(engine, directory.private, root_fd) as private:
+            if _captured(engine, actor, f"r{index}", directory.reserved, parent, private):
+                return storage.open_folder(actor.private(f"r{index}"), private)
+            return None
+    finally:
+        os.close(parent)
+
+
+@_with_private_folder
+def capture_successor(engine: Engine, actor: Actor, index: int, directory: Directory, promised: str, root_fd: int) -> None:
+    """Take back the directory that an earlier actor began to fill for a reservation which does not go on after all."""
+    with contextlib.suppress(FileNotFoundError), storage.folder(directory.parent, root_fd) as parent:
+        with _private_folder(engine, directory.private, root_fd) as private:
+            _captured(engine, actor, f"s{index}", promised, parent, private)
+
+
+def drop_promised(engine: Engine, actor: Actor, index: int, directory: Directory, made: Iterable[str], root_fd: int) -> None:
+    """Remove the captured directory of a renderer once nothing is left in it; what nobody asked for stays until it is swept.
+
+    What has the name of a file that was `made` anew is what an earlier attempt, which was killed, had brought in.
+    """
+    captured = f"{directory.private}/{actor.private(f'r{index}')}"
+    with contextlib.suppress(FileNotFoundError), storage.folder(captured, root_fd) as fd:
+        for name in sorted({path.partition("/")[0] for path in made}.intersection(os.listdir(fd))):
+            engine.storage.remove_tree(name, fd)
+    engine.storage.remove_empty(captured, root_fd)
+
+
+def put_back(engine: Engine, actor: Actor, index: int, directory: Directory, promised: str, root_fd: int) -> None:
+    """Move the files that an undone directory left into the one that is promised from now on; makes it if it is not there.
+
+    File by file into a new directory: whoever still has the old one open reaches nothing in the new one. Repeatable.
+    """
+    new = engine.storage.make_folders(promised, engine.settings.folder_mode, root_fd)
+    try:
+        with contextlib.suppress(FileNotFoundError), storage.folder(directory.private, root_fd) as private:
+            for mine in kept_names(actor, index):
+                if storage.exists(mine, private):
+                    with storage.folder(mine, private) as old:
+                        for name in sorted(os.listdir(old)):
+                            if not storage.exists(name, new):
+                                _move_on(engine, name, old, new)
+                    engine.storage.remove_empty(mine, private)
+        engine.storage.sync(new)
+        with storage.folder(directory.parent, root_fd) as parent:
+            engine.storage.sync(parent)
+    finally:
+        os.close(new)
+
+
+def _move_on(engine: Engine, name: str, old: int, new: int) -> None:
+    if not rename_away(engine, name, old, name, new):
+        raise Overtaken  # only a later actor moves these
 
 
 @_with_private_folder
 def capture_own(engine: Engine, actor: Actor, index: int, directory: Directory, root_fd: int) -> None:
-    """What an overtaken owner may still do: rename away the staging directory that it made itself, and delete that."""
+    """What an overtaken owner may still do: rename away the staging directory that it made itself, and delete that.
+
+    Where a renderer's files were moved into it, it stays under its private name until it is swept.
+    """
     with contextlib.suppress(FileNotFoundError, Overtaken):
         parent = storage.open_folder(directory.parent, root_fd)
         try:
             with _private_folder(engine, directory.private, root_fd) as private:
                 mine = actor.private(str(index))
-                if rename_away(engine, directory.staging.rpartition("/")[2], parent, mine, private):
+                if rename_away(engine, directory.staging.rpartition("/")[2], parent, mine, private) and not directory.reserved:
                     engine.storage.remove_tree(mine, private)
         finally:
             os.close(parent)
@@ -149,14 +257,14 @@ def _private_folder(engine: Engine, path: str, root_fd: int) -> Iterator[int]:
         os.close(fd)
 
 
-def _captured(engine: Engine, actor: Actor, index: int, directory: Directory, parent: int | None, private: int) -> bool:
-    """Whether the directory has our private name now, because it had its staging name or an earlier actor's private one."""
-    mine = actor.private(str(index))
+def _captured(engine: Engine, actor: Actor, thing: str, path: str, parent: int | None, private: int) -> bool:
+    """Whether a directory has our private name now, because it had its staging path or an earlier actor's private name."""
+    mine = actor.private(thing)
     if storage.exists(mine, private):
         return True
-    if parent is not None and rename_away(engine, directory.staging.rpartition("/")[2], parent, mine, private):
+    if parent is not None and rename_away(engine, path.rpartition("/")[2], parent, mine, private):
         return True
-    earlier = (actor.private(str(index), number) for number in actor.earlier)
+    earlier = (actor.private(thing, number) for number in actor.earlier)
     return any(rename_away(engine, name, private, mine, private) for name in earlier)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -11,9 +12,9 @@ import attrs
 
 from integrator import storage
 from integrator.documents import Parents, context, find_parents
-from integrator.errors import Problem, RequestRefused, ValidationRefused
+from integrator.errors import NotThere, Problem, RequestRefused, ValidationRefused
 from integrator.model import Document
-from integrator.representations import Sources, file_problem, resolve
+from integrator.representations import EMPTY, Sources, file_problem, resolve
 from integrator.request import InstanceRequest, PublishRequest
 from integrator.root import Root
 from integrator.transfer import Facts
@@ -27,6 +28,8 @@ _SPARE = 64
 _UNPRIVILEGED = os.geteuid() != 0
 #: Files that are looked at together.
 _GLANCE = 2048
+#: Seconds between two looks at sources that have not settled.
+_LOOK_AGAIN = 0.5
 #: Links of one file below which no file system runs out of them within one request of ours.
 _MANY_LINKS = 1000
 
@@ -67,13 +70,61 @@ def plan_instance(publish: PublishRequest, instance: InstanceRequest, parents: P
     return InstancePlan(publish=publish, request=instance, sources=(), resources=(), parents=parents)
 
 
-def preflight(root: Root, request: PublishRequest) -> list[InstancePlan]:
-    """What the request means in files. Raises `ValidationRefused` with everything that stands against it."""
+def preflight(root: Root, request: PublishRequest, promised: Sequence[str] = (), *, settle: float = 0.0) -> list[InstancePlan]:
+    """What the request means in files; `promised` are the staging directories of its instances that were reserved.
+
+    A file that another machine wrote a moment ago may be invisible or short here: sources that are missing or empty, or that
+    were written within the last `settle` seconds, are looked at again until they are there and stay as they are, for at most
+    that long. Raises `ValidationRefused` with everything that stands against the request.
+    """
+    end, before = time.monotonic() + settle, None
+    while True:
+        late = time.monotonic() >= end
+        try:
+            plans = _look_at_all(root, request, promised)
+        except ValidationRefused as refused:
+            if not settle or not all(isinstance(problem, NotThere) for problem in refused.problems):
+                raise
+            if late:
+                raise ValidationRefused([*refused.problems, _waited(settle)]) from refused
+        else:
+            found = [(list(entry.looked.sizes), list(entry.looked.source_times)) for entry in _sources(plans) if entry.looked]
+            if found == before or not _is_young(found, settle):
+                return plans
+            if late:
+                raise ValidationRefused([Problem(_growing(plans, before), "still changes"), _waited(settle)])
+            before = found
+        time.sleep(min(_LOOK_AGAIN, settle))
+
+
+def _sources(plans: Iterable[InstancePlan]) -> Iterator[Sources]:
+    return (sources for plan in plans for sources in plan.sources)
+
+
+def _waited(settle: float) -> Problem:
+    return Problem("--settle", f"the sources were waited for, {settle:g} s long")
+
+
+def _is_young(found: Iterable[tuple[list[int], list[int]]], settle: float) -> bool:
+    newest = max((max(times, default=0) for _, times in found), default=0)
+    return settle > 0 and abs(time.time() - newest / 1e9) < settle
+
+
+def _growing(plans: Iterable[InstancePlan], before: Sequence[tuple[list[int], list[int]]] | None) -> str:
+    for (sizes, times), sources in zip(before or (), _sources(plans)):
+        for n, path in enumerate(sources.paths):
+            facts = sources.looked
+            if facts is not None and (n >= len(sizes) or (sizes[n], times[n]) != (facts.sizes[n], facts.source_times[n])):
+                return path
+    return "the sources"
+
+
+def _look_at_all(root: Root, request: PublishRequest, promised: Sequence[str]) -> list[InstancePlan]:
     _refuse_what_is_not_there_yet(request)
     problems: list[Problem] = []
     plans: list[InstancePlan] = []
-    for instance in request.instances:
-        plan = _plan(root, request, instance, problems)
+    for instance, staging in zip(request.instances, promised or [""] * len(request.instances)):
+        plan = _plan(root, request, instance, staging, problems)
         if plan is not None:
             plans.append(plan)
     if not problems:
@@ -96,10 +147,14 @@ def _refuse_what_is_not_there_yet(request: PublishRequest) -> None:
         raise RequestRefused(problems)
 
 
-def _plan(root: Root, request: PublishRequest, instance: InstanceRequest, problems: list[Problem]) -> InstancePlan | None:
+def _plan(
+    root: Root, request: PublishRequest, instance: InstanceRequest, promised: str, problems: list[Problem]
+) -> InstancePlan | None:
     found: list[Sources] = []
     for representation in instance.representations:
-        sources, wrong = resolve(representation, base=instance.staging_dir, roots=root.engine.roots, policy=root.policy)
+        sources, wrong = resolve(
+            representation, base=instance.staging_dir, roots=root.engine.roots, policy=root.policy, promised=promised
+        )
         problems += wrong
         if sources is not None:
             found.append(sources)
@@ -173,14 +228,16 @@ def _survey(root: Root, plans: Sequence[InstancePlan], problems: list[Problem]) 
         device = os.stat(where).st_dev
         need = needs.setdefault(device, _Need(where=where, device=device, most_links=_most_links(where)))
         sources = tuple(
-            attrs.evolve(
-                entry, looked=_look(root, entry.representation.transfer or root.settings.transfer, entry.paths, need, problems)
-            )
-            for entry in plan.sources
+            attrs.evolve(entry, looked=_look(root, _way(root, entry), entry.paths, need, problems)) for entry in plan.sources
         )
         _look(root, "copy", [resource.source for resource in plan.resources], need, problems)
         looked.append(attrs.evolve(plan, sources=sources))
     return looked, list(needs.values())
+
+
+def _way(root: Root, sources: Sources) -> str:
+    """How files are brought in; ``adopt`` for those that need not be."""
+    return "adopt" if sources.promised else sources.representation.transfer or root.settings.transfer
 
 
 def _look(root: Root, way: str, paths: Sequence[str], need: _Need, problems: list[Problem]) -> Facts:
@@ -189,12 +246,12 @@ def _look(root: Root, way: str, paths: Sequence[str], need: _Need, problems: lis
     for start in range(0, len(paths), _GLANCE):
         some = paths[start : start + _GLANCE]
         some, found = _statuses(some, problems)
-        need.files += len(some) if way != "hardlink" else 0
+        need.files += len(some) if way not in ("hardlink", "adopt") else 0
         need.size += sum(status.st_size for status in found if way == "copy" or status.st_dev != need.device)
         if _is_doubtful(way, found, need):
             rule = _Rule(root=root, way=way, need=need)
             wrong = ((path, rule.problem(path, status)) for path, status in zip(some, found))
-            problems += [Problem(path, what) for path, what in wrong if what]
+            problems += [(NotThere if what == EMPTY else Problem)(path, what) for path, what in wrong if what]
         facts.sizes.extend([status.st_size for status in found])
         facts.inodes.extend([status.st_ino for status in found])
         facts.source_times.extend([status.st_mtime_ns for status in found])
@@ -214,7 +271,7 @@ def _statuses(paths: Sequence[str], problems: list[Problem]) -> tuple[Sequence[s
             found.append(os.stat(path))
             there.append(path)
         except OSError as error:
-            problems.append(Problem(path, file_problem(path, error)))
+            problems.append(NotThere(path, file_problem(path, error)))
     return there, found
 
 

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from integrator import ledger
 from integrator.database import TRANSACTIONS
 from integrator.documents import Stamp
 from integrator.errors import Conflict
-from integrator.model import Place, new_id
+from integrator.model import Document, Place, new_id
 from integrator.preflight import InstancePlan, preflight
 from integrator.request import PublishRequest, parse_request
 from integrator.results import PublishResult
-from integrator.retry import earlier_answer, finished_answer
+from integrator.retry import Budget, check_budget, glance, look, promised
 from integrator.root import Root
 from integrator.staging import Progress
 from integrator.transaction import Planner, Transaction
@@ -35,29 +36,41 @@ def publish(
     wait: float = 0.0,
     dry_run: bool = False,
     watch: Watch | None = None,
+    settle: float | None = None,
+    budget: Budget | None = None,
 ) -> PublishResult:
     """Publish a request, or do nothing at all; durable when it returns.
 
-    `wait` is how many seconds to wait for a busy soft lock. With `dry_run` everything is checked and nothing written.
-    Raises a subclass of `errors.IntegratorError`; its `outcome` says what became of the publish.
+    `wait` is how many seconds to wait for a busy soft lock, `settle` how many for sources that appear late. With `dry_run`
+    everything is checked and nothing written. `budget` is how often a publish id may be tried. Both are by default what the
+    settings say. Raises a subclass of `errors.IntegratorError`; its `outcome` says what became of the publish.
     """
     # What is wanted, read strictly: every mistake is named, and nothing was touched.
     request = parse_request(request, root.policy)
     publish_id = request.publish_id or f"run-{new_id()}"
-    fingerprint = request.fingerprint()
+    budget = budget or Budget(attempts=root.settings.attempts, per_host=root.settings.attempts_per_host)
+    settle = root.settings.settle if settle is None else settle
     while True:
         # Somebody may have come with this publish id before; then there may be nothing left to do.
-        answer = finished_answer(root, publish_id) if dry_run else earlier_answer(root, publish_id, fingerprint, wait=wait)
-        if answer is not None:
-            return answer
+        earlier = glance(root, publish_id) if dry_run else look(root, publish_id, request, wait=wait)
+        if earlier.answer is not None:
+            return earlier.answer
+        check_budget(earlier.attempts, budget, root.engine.owner.host)
         # Sources, names, space and links are looked at over the whole request before the first write.
-        plans = preflight(root, request)
+        plans = preflight(root, request, promised(root, earlier.reservation), settle=settle)
         plan = planner(root, plans)
         if dry_run:
-            return _planned(root, plans, plan)
-        facts = {"purpose": "publish", "publish_id": publish_id, "fingerprint": fingerprint, "project": request.project}
+            return _planned(root, plans, plan, earlier.reservation)
+        facts = {
+            "purpose": "publish", "publish_id": publish_id, "fingerprint": request.fingerprint(), "project": request.project,
+            "attempts": earlier.attempts,
+        }  # fmt: skip
         try:
-            begun = Transaction.begin(root.engine, plan, facts, wait=wait)
+            if earlier.reservation is not None:
+                _check_names(root, plans, earlier.reservation)
+                begun = Transaction.adopt(root.engine, earlier.reservation, facts, wait=wait)
+            else:
+                begun = Transaction.begin(root.engine, plan, facts, wait=wait)
         except Conflict as error:
             if error.collection != TRANSACTIONS:
                 raise
@@ -77,7 +90,7 @@ def _publish(
     """The part that writes."""
     checksum = request.checksum or root.settings.checksum
     versions: list[tuple[Version, list[Named]]] = []
-    for plan, staging, number in zip(plans, transaction.staging, _numbers(transaction)):
+    for plan, staging, number in zip(plans, transaction.staging, _numbers(transaction.document)):
         assert staging is not None
         versions.append((Version(root, plan, staging, number, stamp), name_files(root, plan, number)))
     progress = _progress(transaction, plans, watch)
@@ -100,9 +113,14 @@ def _publish(
     )
 
 
-def _numbers(transaction: Transaction) -> list[int]:
-    claims = transaction.document["claims"]
-    return [claims[directory["claim"]][1] for directory in transaction.document["directories"]]
+def _numbers(document: Document) -> list[int]:
+    return [document["claims"][directory["claim"]][1] for directory in document["directories"]]
+
+
+def _check_names(root: Root, plans: Sequence[InstancePlan], reservation: Document) -> None:
+    """Refuse names before the reservation is adopted: its numbers are known. Raises `ValidationRefused`."""
+    for plan, number in zip(plans, _numbers(reservation)):
+        name_files(root, plan, number)
 
 
 def _progress(transaction: Transaction, plans: Sequence[InstancePlan], watch: Watch | None) -> Progress:
@@ -119,11 +137,16 @@ def _progress(transaction: Transaction, plans: Sequence[InstancePlan], watch: Wa
     return progress
 
 
-def _planned(root: Root, plans: Sequence[InstancePlan], plan: Planner) -> PublishResult:
-    """The answer of a dry run: the numbers that would be next, and the names."""
-    wanted, versions = plan(""), []
-    for instance, directory in zip(plans, wanted.directories):
-        number = wanted.claims[directory.claim][1]
+def _planned(root: Root, plans: Sequence[InstancePlan], plan: Planner, reservation: Document | None) -> PublishResult:
+    """The answer of a dry run: the numbers that would be next, or are reserved, and the names."""
+    if reservation is not None:
+        claims, directories = reservation["claims"], ledger.directories(reservation)
+    else:
+        wanted = plan("")
+        claims, directories = wanted.claims, list(wanted.directories)
+    versions = []
+    for instance, directory in zip(plans, directories):
+        number = claims[directory.claim][1]
         folder = root.absolute(Place(root=directory.root, path=directory.final))
         versions.append(describe(instance, number, folder, name_files(root, instance, number)))
     return PublishResult(transaction="", outcome="planned", versions=tuple(versions))

@@ -15,12 +15,26 @@ from integrator.model import Document, Owner, Place
 from integrator.root import Root
 
 #: Fields of a transaction that a list shows.
-_SHORT: Final = ("state", "publish_id", "purpose", "project", "created", "ended", "owner", "progress", "stuck", "error", "left")
+_SHORT: Final = (
+    "state",
+    "publish_id",
+    "purpose",
+    "project",
+    "created",
+    "ended",
+    "expires",
+    "owner",
+    "progress",
+    "stuck",
+    "error",
+    "left",
+)
 
 
 def status(root: Root) -> Document:
-    """What is unfinished, which soft locks are held, and which leftovers nobody owns."""
-    unfinished = [_transaction(document) for document in ledger.unsettled(root.engine.database)]
+    """What is unfinished or reserved, which soft locks are held, and which leftovers nobody owns."""
+    documents = [*ledger.unsettled(root.engine.database), *ledger.reservations(root.engine.database)]
+    unfinished = [_transaction(document) for document in documents]
     return {"unfinished": unfinished, "leases": lease_list(root), "orphans": list(_orphans(root, unfinished))}
 
 
@@ -151,7 +165,7 @@ def _walk(root: Root, fd: int, prefix: str) -> Iterator[tuple[str, str]]:
     for name in folders:
         version, mark, transaction = name.partition(STAGING_MARK)
         if mark and root.layout.version_number(version) is not None:
-            yield prefix + name, transaction
+            yield prefix + name, transaction.partition(".")[0]
         elif root.layout.version_number(name) is None and not name.startswith("."):
             with storage.folder(name, fd) as inner:
                 yield from _walk(root, inner, f"{prefix}{name}/")

@@ -8,7 +8,7 @@ believed only below a root that was seen to be the right one.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import attrs
 
@@ -18,9 +18,10 @@ from integrator.engine import Engine
 from integrator.errors import Conflict, DatabaseFailed, IntegratorError, RootMissing, Stuck, Unsettled
 from integrator.evidence import Evidence, evidence_of, moved_sources, no_evidence
 from integrator.journal import JournalDamaged
+from integrator.layout import STAGING_MARK
 from integrator.leases import Held
 from integrator.model import ENDED, Document, Owner, State
-from integrator.operations import Actor
+from integrator.operations import Actor, Keep
 
 
 @attrs.frozen(kw_only=True)
@@ -38,11 +39,14 @@ class Settled:
 # --- undo -----------------------------------------------------------------------------------------------------------
 
 
-def undo(engine: Engine, document: Document, evidence: Evidence) -> None:
+def undo(engine: Engine, document: Document, evidence: Evidence, *, same_publish: bool = False) -> None:
     """Undo a transaction whose rollback this actor has won, and release what it held.
 
-    Every step is tried even if another one fails. Raises `Stuck` or `Unsettled` with all errors if something is left to undo.
+    What an extractor or renderer produced is kept for the next attempt; with `same_publish`, which says that this is the next
+    attempt, what was copied is, too. A reservation goes on. Every step is tried even if another one fails. Raises `Stuck` or
+    `Unsettled` with all errors if something is left to undo.
     """
+    keep = _keep(engine, document, same_publish)
     actor, errors, left = Actor.of(document), list[Exception](), list[str]()
     with contextlib.ExitStack() as stack:
         roots = {name: stack.enter_context(engine.root(name)) for name in _roots(document, evidence)}
@@ -52,19 +56,40 @@ def undo(engine: Engine, document: Document, evidence: Evidence) -> None:
         for index, directory in reversed(list(enumerate(ledger.directories(document)))):
             with _collecting(errors):
                 proof = evidence.proofs[index]
-                left += operations.undo_directory(engine, actor, index, directory, proof, roots[directory.root])
+                left += operations.undo_directory(engine, actor, index, directory, proof, roots[directory.root], keep)
         for plan in evidence.exchanges:
             with _collecting(errors):
                 operations.undo_exchange(engine, actor, plan, roots[plan["root"]])
         with _collecting(errors):
             folders = [(root, path) for root, path in document["folders"]]
             operations.remove_folders(engine, [*folders, *evidence.folders], roots)
+        foreign = any(reason.endswith(operations.FOREIGN) for reason in left)
+        burn = foreign or (evidence.revealed and len(document["undoers"]) > 1)
+        goes_on = bool(document.get("successor")) and not burn
+        kept: list[Document] = []
+        for index, directory in enumerate(ledger.directories(document)) if not errors else ():
+            root_fd, promised = roots[directory.root], f"{directory.final}{STAGING_MARK}{document.get('successor')}"
+            with _collecting(errors):
+                if goes_on:
+                    operations.put_back(engine, actor, index, directory, promised, root_fd)
+                    continue
+                if document.get("successor"):
+                    operations.capture_successor(engine, actor, index, directory, promised, root_fd)
+                paths = operations.kept_files(actor, index, directory, root_fd) if keep is not Keep.NOTHING else []
+                kept += [{"directory": index, "root": directory.root, "path": path} for path in paths]
     if errors:
         raise _cannot_undo(document, errors)
-    foreign = any(reason.endswith(operations.FOREIGN) for reason in left)
-    burn = foreign or (evidence.revealed and len(document["undoers"]) > 1)
-    ledger.rolled_back(engine.database, document, burn=burn, left=left)
+    ledger.rolled_back(engine.database, document, burn=burn, left=left, kept=kept, goes_on=goes_on)
     archive(engine, document["_id"])
+
+
+def _keep(engine: Engine, document: Document, same_publish: bool) -> Keep:
+    if same_publish and not document.get("successor"):
+        return Keep.EVERYTHING
+    # Only these have files that somebody else produced; a publish of a request can make all of its files again.
+    produced = document.get("expires") or document.get("purpose") == "assembly"
+    wanted = document.get("successor") or engine.settings.keep_failed > 0
+    return Keep.PRODUCED if produced and wanted else Keep.NOTHING
 
 
 @contextlib.contextmanager
@@ -140,13 +165,31 @@ def settle(engine: Engine, transaction: str, *, same_publish: bool = False, jour
         archive(engine, transaction)
         outcome = "finished" if document and document["state"] == State.FINISHED.value else "rolled_back"
         return Settled(transaction=transaction, outcome=outcome)
+    if document["state"] == State.RESERVED.value:
+        if engine.database.now() < document["expires"]:
+            return Settled(transaction=transaction, outcome="alive", message=f"it is reserved for {document['publish_id']}")
+        return give_back(engine, document, "expired")
     rows = ledger.lease_rows(engine.database, document)
     owner = None if document.get("stuck") or document.get("given_up") else Owner(**document["owner"])
     now, created = engine.database.now(), document["created"]
     if not engine.watcher.gone(rows, owner, now, same_publish=same_publish, created=created):
         return Settled(transaction=transaction, outcome="alive", message=f"{owner} is at work on it")
+    return _answered(transaction, lambda: _settle_dead(engine, document, rows, journal, same_publish))
+
+
+def give_back(engine: Engine, document: Document, reason: str) -> Settled:
+    """Undo a reservation that is not wanted any more; what was rendered into its staging directory is kept for a while."""
+
+    def given_back() -> Settled:
+        _see_roots(engine, document)
+        return _carry_out(engine, ledger.give_back(engine.database, document, engine.owner, reason), journal=True)
+
+    return _answered(document["_id"], given_back)
+
+
+def _answered(transaction: str, settling: Callable[[], Settled]) -> Settled:
     try:
-        return _settle_dead(engine, document, rows, journal)
+        return settling()
     except (Conflict, Held, operations.Overtaken):
         return Settled(transaction=transaction, outcome="alive", message="somebody else is settling it")
     except Stuck as error:
@@ -157,17 +200,28 @@ def settle(engine: Engine, transaction: str, *, same_publish: bool = False, jour
         return Settled(transaction=transaction, outcome=outcome, message=str(error), next=following)
 
 
-def _settle_dead(engine: Engine, document: Document, rows: Sequence[Document], journal: bool) -> Settled:
-    with contextlib.ExitStack() as stack:  # a root that is not mounted settles nothing, not even a take-over
+def _settle_dead(engine: Engine, document: Document, rows: Sequence[Document], journal: bool, same_publish: bool) -> Settled:
+    _see_roots(engine, document)
+    document = ledger.take_over(engine.database, document, rows, engine.owner, engine.settings.lease)
+    return _carry_out(engine, document, journal=journal, same_publish=same_publish)
+
+
+def _see_roots(engine: Engine, document: Document) -> None:
+    """A root that is not mounted settles nothing, not even a take-over. Raises `RootMissing`."""
+    with contextlib.ExitStack() as stack:
         for name in {directory["root"] for directory in document["directories"]}:
             stack.enter_context(engine.root(name))
-    document = ledger.take_over(engine.database, document, rows, engine.owner, engine.settings.lease)
+
+
+def _carry_out(engine: Engine, document: Document, *, journal: bool, same_publish: bool = False) -> Settled:
+    """Undo or finish a transaction that this actor has won."""
     engine.renewal.hold(document["_id"], document["actor"], document["leases"])
     try:
         if document["state"] == State.COMMITTED.value:
             finish(engine, document)
             return Settled(transaction=document["_id"], outcome="finished", message=_left(document))
-        undo(engine, document, evidence_of(engine, document) if journal else no_evidence(document))
+        evidence = evidence_of(engine, document) if journal else no_evidence(document)
+        undo(engine, document, evidence, same_publish=same_publish)
         return Settled(transaction=document["_id"], outcome="rolled_back", message=_left(document))
     except Stuck as error:
         with contextlib.suppress(IntegratorError):  # only as long as we are its actor
@@ -212,6 +266,8 @@ def recover(engine: Engine) -> list[Settled]:
             settled.append(Settled(transaction=document["_id"], outcome="stuck", message=stuck["reason"], next=following))
         else:
             settled.append(settle(engine, document["_id"]))
+    now = engine.database.now()
+    settled += [settle(engine, entry["_id"]) for entry in ledger.reservations(engine.database) if entry["expires"] <= now]
     for transaction in engine.journals.unfinished():
         known = engine.database.read(TRANSACTIONS, transaction)
         if known is not None and State(known["state"]) in ENDED:

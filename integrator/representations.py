@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import attrs
 
-from integrator.errors import Problem
+from integrator.errors import NotThere, Problem
 from integrator.frames import format_spans, holes, parse_frames, runs
 from integrator.layout import NamePolicy
 from integrator.request import RepresentationRequest
@@ -36,6 +36,10 @@ from integrator.transfer import Facts
 __all__ = ["Sources", "extension", "file_problem", "inspect", "parse_frames", "resolve"]
 
 _ROOTLESS = re.compile(r"\{root\[([^\[\]{}]+)\]\}(?=/|$)")
+#: What is said of a file without content.
+EMPTY = "is empty (0 bytes)"
+
+_STAGING = "{staging}/"
 _RANGES = re.compile(r"[0-9,\s-]+")
 _PRINTF = re.compile(r"(?<!%)((?:%%)*)%(?:0([1-9][0-9]?))?d")
 _UDIM = re.compile(r"<UDIM>|%\(UDIM\)d", re.IGNORECASE)
@@ -65,6 +69,8 @@ class Sources:
     udims: list[int] | None
     #: What a look at the files found; None until somebody looked.
     looked: Facts | None = None
+    #: Whether they were rendered into the staging directory that was promised to this publish, where they stay.
+    promised: bool = False
     #: Extension without its dot. Of several plain files each has its own (`extension`); this is that of the first.
     ext: str
 
@@ -91,7 +97,7 @@ class _Pattern:
         try:
             names = [name for name in os.listdir(self.folder) if name.startswith(self.head) and name.endswith(self.tail)]
         except OSError as error:
-            raise _Refused(self.text, f"cannot be looked for: its folder {_reason(error)}") from None
+            raise _Missing(self.text, f"cannot be looked for: its folder {_reason(error)}") from None
         start, end = len(self.head), -len(self.tail) or None
         texts = [name[start:end] for name in names]
         together = "".join(texts)
@@ -101,7 +107,7 @@ class _Pattern:
             pairs = ((self._number(text), name) for text, name in zip(texts, names) if _NUMBER.fullmatch(text))
             found = {number: name for number, name in pairs if number is not None}
         if not found:
-            raise _Refused(self.text, "matches no file")
+            raise _Missing(self.text, "matches no file")
         return {number: found[number] for number in sorted(found)}
 
     def paths(self, names: Mapping[int, str]) -> list[str]:
@@ -118,36 +124,45 @@ class _Refused(Exception):
     """The representation cannot be resolved: (where, what)."""
 
 
+class _Missing(_Refused):
+    """Files are not there, or cannot be seen here yet."""
+
+
 def resolve(
     representation: RepresentationRequest,
     *,
     base: str,
     roots: Mapping[str, str],
     policy: NamePolicy | None = None,
+    promised: str = "",
 ) -> tuple[Sources | None, list[Problem]]:
     """The files that `representation` means, or None and what is wrong (by pattern or path).
 
     Relative paths start at `base`, which may itself be relative to the current folder; with "" they are refused.
-    `{root[NAME]}/` is filled in from `roots`. The extension must pass `policy`. Folders of patterns are listed, files
-    are not looked at: `inspect` does that.
+    `{root[NAME]}/` is filled in from `roots`, `{staging}/` with the directory that was `promised`. The extension must
+    pass `policy`. Folders of patterns are listed, files are not looked at: `inspect` does that.
     """
     try:
-        return _resolve(representation, _places(base, roots), policy or NamePolicy()), []
+        found = _resolve(representation, _places(base, roots, promised), policy or NamePolicy())
+        inside = [path.startswith(promised + "/") for path in found.paths] if promised else [False]
+        if any(inside) and not all(inside):
+            raise _Refused(found.paths[inside.index(False)], f"is not in the staging directory {promised}, as other files are")
+        return attrs.evolve(found, promised=inside[0]), []
     except _Refused as refused:
         where, what = refused.args
-        return None, [Problem(where, what)]
+        return None, [(NotThere if isinstance(refused, _Missing) else Problem)(where, what)]
 
 
 def _resolve(representation: RepresentationRequest, place: Callable[[str], str], policy: NamePolicy) -> Sources:
     files = representation.files
     wanted = parse_frames(representation.frames) if representation.frames is not None else None
-    if len(files) == 1 and _marks(files[0]):
+    if len(files) == 1 and is_pattern(files[0]):
         return _from_pattern(representation, files[0], place, wanted, policy)
     paths = [place(_not_a_folder(name)) for name in files]
     if len(set(paths)) < len(paths):
         raise _Refused(_first_repeated(paths), "is listed twice")
     for path in paths:
-        if _marks(path) and not os.path.lexists(path):
+        if is_pattern(path) and not os.path.lexists(path):
             raise _Refused(path, "is a pattern among other files; a representation is one sequence or plain files")
     numbers = _sequence(paths, wanted)
     if numbers is None:
@@ -224,10 +239,14 @@ def _sources(
 # --- places -----------------------------------------------------------------------------------------------------------
 
 
-def _places(base: str, roots: Mapping[str, str]) -> Callable[[str], str]:
+def _places(base: str, roots: Mapping[str, str], promised: str) -> Callable[[str], str]:
     """A function that makes a source path absolute. It raises `_Refused`."""
 
     def filled(path: str) -> str:
+        if path.startswith(_STAGING):
+            if not promised:
+                raise _Refused(path, "names a staging directory, and none was reserved for this publish id (integrator reserve)")
+            return f"{promised}/{path[len(_STAGING) :]}"
         if not path.startswith("{root"):
             return path
         match = _ROOTLESS.match(path)
@@ -280,7 +299,7 @@ def extension(path: str) -> str:
 # --- patterns ---------------------------------------------------------------------------------------------------------
 
 
-def _marks(path: str) -> bool:
+def is_pattern(path: str) -> bool:
     """Whether the last component reads as a pattern."""
     name = path.rpartition("/")[2]
     return bool(_PRINTF.search(name) or _UDIM.search(name) or "#" in name)
@@ -340,9 +359,9 @@ def _choose(representation: RepresentationRequest, where: str, found: dict[int, 
         missing = runs(frame for frame in wanted if frame not in found)
         chosen = {frame: found[frame] for frame in wanted if frame in found}
     if missing and representation.missing_frames != "allow":
-        raise _Refused(where, f"lacks the frames {format_spans(missing)}")
+        raise _Missing(where, f"lacks the frames {format_spans(missing)}")
     if not chosen:
-        raise _Refused(where, f"has none of the frames {format_spans(missing)}")
+        raise _Missing(where, f"has none of the frames {format_spans(missing)}")
     return chosen
 
 
@@ -423,7 +442,7 @@ def file_problem(path: str, status: os.stat_result | OSError) -> str:
             return "is a symbolic link to nothing"
         return _reason(status)
     if stat.S_ISREG(status.st_mode):
-        return "" if status.st_size else "is empty (0 bytes)"
+        return "" if status.st_size else EMPTY
     return next((text for is_kind, text in _KINDS if is_kind(status.st_mode)), "is not a regular file")
 
 

@@ -164,6 +164,13 @@ class PublishRequest:
         text = json.dumps(document, sort_keys=True, separators=(",", ":"), default=dict)
         return hashlib.blake2b(text.encode("ascii"), digest_size=16).hexdigest()
 
+    def destination(self) -> str:
+        """Hex digest of where this is published, whatever the files: what a reservation and its publish have in common."""
+        named = ("asset", "hierarchy", "subset", "family", "version", "amend", "hero", "template")
+        places = [{name: getattr(instance, name) for name in named} for instance in self.instances]
+        text = json.dumps([self.project, places], sort_keys=True, separators=(",", ":"))
+        return hashlib.blake2b(text.encode("ascii"), digest_size=16).hexdigest()
+
 
 def to_document(request: PublishRequest) -> Document:
     """The request as a JSON object of the schema, every default spelled out; `parse_request` reads it back."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from integrator import recovery
+import attrs
+
+from integrator import ledger, recovery
 from integrator.database import LEASES, TRANSACTIONS
-from integrator.errors import DifferentContent, Unsettled
+from integrator.errors import BudgetUsedUp, DifferentContent, Unsettled, VersionTaken
 from integrator.leases import Held, busy
-from integrator.model import Document, State
+from integrator.model import Document, Place, State
+from integrator.request import PublishRequest
 from integrator.results import PublishResult, of_transaction
 from integrator.root import Root
 
@@ -17,8 +20,28 @@ from integrator.root import Root
 _PAUSE: Final = 0.5
 
 
-def earlier_answer(root: Root, publish_id: str, fingerprint: str, *, wait: float) -> PublishResult | None:
-    """The answer of an earlier run with this publish id, or None if it is free and this run may publish.
+@attrs.frozen(kw_only=True)
+class Budget:
+    """How often a publish may be tried; 0 is as often as it takes."""
+
+    attempts: int = 0
+    per_host: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class Earlier:
+    """What there is of a publish id that may be published now."""
+
+    #: The answer of a run that is finished; then nothing is left to do.
+    answer: PublishResult | None = None
+    #: The reservation that this run adopts.
+    reservation: Document | None = None
+    #: The attempts before this one, as `ledger.attempts` tells them.
+    attempts: list[Document] = attrs.field(factory=list)
+
+
+def look(root: Root, publish_id: str, request: PublishRequest, *, wait: float) -> Earlier:
+    """What an earlier run with this publish id left, settled.
 
     A finished run is answered from; a committed one whose owner is gone is finished first; an open one whose owner is gone is
     settled; one that still runs is waited for up to `wait` seconds. Raises `DifferentContent`, `Busy`, `Unsettled`.
@@ -27,14 +50,12 @@ def earlier_answer(root: Root, publish_id: str, fingerprint: str, *, wait: float
     while True:
         document = find(root, publish_id)
         if document is None:
-            return None
-        if document.get("fingerprint") != fingerprint:
-            raise DifferentContent(
-                f"the publish id {publish_id} was used for something else ({document['_id']}). Nothing was touched",
-                next=f"integrator show {document['_id']}, or use another publish id",
-            )
+            return _free(root, publish_id)
+        _check_content(document, publish_id, request)
+        if document["state"] == State.RESERVED.value:
+            return Earlier(reservation=document, attempts=document.get("attempts") or [])
         if document["state"] == State.FINISHED.value:
-            return of_transaction(root, document, "already_published")
+            return Earlier(answer=of_transaction(root, document, "already_published"))
         settled = recovery.settle(root.engine, document["_id"], same_publish=True)
         if settled.outcome in ("stuck", "in_doubt"):
             unsettled = Unsettled(f"an earlier run of {publish_id} is not settled: {settled.message}", next=settled.next)
@@ -46,17 +67,75 @@ def earlier_answer(root: Root, publish_id: str, fingerprint: str, *, wait: float
             time.sleep(_PAUSE)
 
 
-def finished_answer(root: Root, publish_id: str) -> PublishResult | None:
-    """The answer of an earlier run that is finished; settles nothing."""
-    document = find(root, publish_id)
-    if document is None or document["state"] != State.FINISHED.value:
-        return None
-    return of_transaction(root, document, "already_published")
+def _check_content(document: Document, publish_id: str, request: PublishRequest) -> None:
+    reserved = document["state"] == State.RESERVED.value
+    same = document["reservation"] == request.destination() if reserved else document.get("fingerprint") == request.fingerprint()
+    if same:
+        return
+    done = "reserved" if reserved else "used"
+    raise DifferentContent(
+        f"the publish id {publish_id} was {done} for something else ({document['_id']}). Nothing was touched",
+        next=f"integrator show {document['_id']}, or use another publish id",
+    )
+
+
+def _free(root: Root, publish_id: str) -> Earlier:
+    former = former_attempt(root, publish_id)
+    if former is None:
+        return Earlier()
+    if former.get("burnt") and former.get("expires"):
+        raise VersionTaken(
+            f"the version that was reserved for {publish_id} is burnt: its publish failed after it could be seen, and was taken "
+            "over while that was undone. Nothing was touched",
+            next="publish the next version, under another publish id",
+        )
+    return Earlier(attempts=ledger.attempts(former))
+
+
+def check_budget(attempts: list[Document], budget: Budget, host: str) -> None:
+    """Raise `BudgetUsedUp` if a publish was tried often enough. Busy and interrupted attempts do not count."""
+    counted = [attempt for attempt in attempts if attempt["counts"]]
+    here = [attempt for attempt in counted if attempt["host"] == host]
+    if budget.attempts and len(counted) >= budget.attempts:
+        where, most = "", budget.attempts
+    elif budget.per_host and len(here) >= budget.per_host:
+        where, most = f" on {host}", budget.per_host
+    else:
+        return
+    last = (here if where else counted)[-1]
+    error = BudgetUsedUp(
+        f"it was tried {most} times{where}, and failed: {last['error'] or 'it was killed'}. Nothing was touched",
+        next="mend the cause, then run it with a larger --attempts, or with --again",
+    )
+    error.transaction = last["transaction"]
+    raise error
+
+
+def glance(root: Root, publish_id: str) -> Earlier:
+    """The answer of an earlier run that is finished, or a reservation; settles nothing."""
+    document = find(root, publish_id) or {}
+    if document.get("state") == State.FINISHED.value:
+        return Earlier(answer=of_transaction(root, document, "already_published"))
+    return Earlier(reservation=document if document.get("state") == State.RESERVED.value else None)
+
+
+def promised(root: Root, reservation: Document | None) -> list[str]:
+    """Absolute paths of the staging directories of a reservation."""
+    if reservation is None:
+        return []
+    places = (Place(root=entry["root"], path=entry["staging"]) for entry in reservation["directories"])
+    return [root.absolute(place) for place in places]
 
 
 def find(root: Root, publish_id: str) -> Document | None:
     """The transaction that has this publish id now."""
     return next(iter(root.engine.database.find(TRANSACTIONS, {"publish_id": publish_id}, limit=1)), None)
+
+
+def former_attempt(root: Root, publish_id: str) -> Document | None:
+    """The last attempt with this publish id that was rolled back."""
+    where = {"state": State.ROLLED_BACK.value, "former_publish_id": publish_id}
+    return next(iter(root.engine.database.find(TRANSACTIONS, where, newest="_id", limit=1)), None)
 
 
 def _held(root: Root, document: Document) -> Held:

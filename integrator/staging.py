@@ -17,7 +17,7 @@ import attrs
 
 from integrator import storage, transfer
 from integrator.engine import Engine
-from integrator.errors import StagingChanged, StorageFailed, UsageError
+from integrator.errors import SourceChanged, StagingChanged, StorageFailed, UsageError
 from integrator.journal import Journal
 from integrator.journal.format import Staged, Unstaged
 from integrator.model import Directory, Identity
@@ -47,7 +47,11 @@ class _Group:
 class StagingDirectory:
     """One directory of an open transaction. Made by `Transaction`, never alone."""
 
-    def __init__(self, engine: Engine, directory: Directory, index: int, journal: Journal, root_fd: int) -> None:
+    def __init__(
+        self, engine: Engine, directory: Directory, index: int, journal: Journal, root_fd: int, promised: int | None = None
+    ) -> None:
+        #: Descriptor of the directory that was promised to a renderer, and captured; closed with this one.
+        self._promised = promised
         self._engine = engine
         self._journal = journal
         self.directory = directory
@@ -177,13 +181,7 @@ class StagingDirectory:
                 status = os.stat(base, dir_fd=at, follow_symlinks=False)
                 if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
                     raise StagingChanged(f"{name} in {self.path} is empty or not a regular file")
-                digest = ""
-                if checksum:
-                    fd = os.open(base, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
-                    try:
-                        digest = transfer.checksum_of(fd)
-                    finally:
-                        os.close(fd)
+                digest = self._checksum(base, at) if checksum else ""
             finally:
                 os.close(at)
         except OSError as error:
@@ -191,6 +189,42 @@ class StagingDirectory:
         facts = Facts()
         facts.add(status.st_size, status.st_ino, status, digest)
         return self._made(folder, "adopt", base, facts)
+
+    def take(self, names: Sequence[str], known: Facts, *, checksum: bool = False) -> Facts:
+        """Take files that a renderer wrote into the promised directory, by renaming them; no byte is copied.
+
+        `known` is what a look at them found before they were captured. Raises `SourceChanged` if one changed since.
+        """
+        facts = Facts()
+        if self._promised is None:
+            raise SourceChanged(f"the directory that was promised for {self.final_path} is gone")
+        for n, name in enumerate(names):
+            try:
+                self._engine.storage.rename(name, self._promised, name, self.fd)
+                status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+            except OSError as error:
+                raise SourceChanged(f"{name} went away while it was published ({error.strerror})") from error
+            found = (status.st_size, status.st_ino, status.st_mtime_ns)
+            if not stat.S_ISREG(status.st_mode) or found != (known.sizes[n], known.inodes[n], known.source_times[n]):
+                raise SourceChanged(f"{name} changed while it was published: whoever renders it has not stopped")
+            facts.add(status.st_size, status.st_ino, status, self._checksum(name, self.fd) if checksum else "", linked=True)
+        self._groups.append(_Group("", "adopt", list(names), [], facts))
+        self._record("", names, [], "adopt", facts)
+        return facts
+
+    @staticmethod
+    def _checksum(name: str, at: int) -> str:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+        try:
+            return transfer.checksum_of(fd)
+        finally:
+            os.close(fd)
+
+    def made(self) -> Iterator[str]:
+        """Paths of the files that the engine brought in, relative to the directory; an extractor or renderer made the others."""
+        for group in self._groups:
+            if group.transfer != "adopt":
+                yield from (f"{group.folder}/{name}" for name in group.names) if group.folder else group.names
 
     def _made(self, folder: str, way: str, name: str, facts: Facts) -> Facts:
         self._groups.append(_Group(folder, way, [name], [], facts))
@@ -283,8 +317,12 @@ class StagingDirectory:
     # --- prepare --------------------------------------------------------------------------------------------------
 
     def verify(self) -> None:
-        """Everything that was staged is there as recorded, nothing else is, and the sources are as they were read."""
+        """Everything that was staged is there as recorded, nothing else is, and the sources are as they were read.
+
+        What was produced here is complete, too: nobody has it open for writing, and it does not name this directory.
+        """
         for group in self._groups:
+            produced = group.transfer == "adopt"
             for start, end in _cuts(len(group.names), 2048):
                 transfer.verify(
                     Check(
@@ -296,10 +334,16 @@ class StagingDirectory:
                         sources=group.sources[start:end],
                         source_times=group.facts.source_times[start:end],
                         source_inodes=group.facts.source_inodes[start:end],
+                        marks=self._marks() if produced else (),
                     )
                 )
         for folder in self._folders:
             self._refuse_strangers(folder)
+
+    def _marks(self) -> tuple[bytes, ...]:
+        """Names of this directory, and of the one that was promised: nothing that is published may contain them."""
+        paths = filter(None, (self.directory.staging, self.directory.reserved))
+        return tuple(os.fsencode(path.rpartition("/")[2]) for path in paths)
 
     def _refuse_strangers(self, folder: str) -> None:
         """Nothing may be published that nobody registered. Raises `StagingChanged`."""
@@ -347,6 +391,8 @@ class StagingDirectory:
         """Close the descriptors."""
         os.close(self.fd)
         os.close(self.parent_fd)
+        if self._promised is not None:
+            os.close(self._promised)
 
 
 def make_durable(storage: Storage, directories: Sequence[StagingDirectory]) -> bool:

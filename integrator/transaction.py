@@ -32,7 +32,7 @@ from integrator.errors import (
 from integrator.journal.format import FORMAT, Began, Committed, Prepared, Revealed
 from integrator.leases import Held, busy
 from integrator.ledger import Plan
-from integrator.model import Document, State, new_id
+from integrator.model import Document, Owner, State, new_id
 from integrator.operations import Actor, Overtaken
 from integrator.staging import StagingDirectory, make_durable
 from integrator.work import Savepoint, Work, write_down
@@ -72,14 +72,51 @@ class Transaction(Work):
         opened = cls(engine, document)
         with opened._rolling_back():
             opened._look_again(planner)
-            engine.renewal.hold(transaction, document["actor"], document["leases"])
-            began = Began(
-                format=FORMAT, transaction=transaction, root_id=engine.root_id, engine=__version__,
-                plugins=list(facts.get("plugins", ())),
-            )  # fmt: skip
-            opened._journal = engine.journals.create(transaction, began, engine.settings.file_mode)
-            opened._stage_from(0)
+            opened._start(facts)
         return opened
+
+    @classmethod
+    def adopt(cls, engine: Engine, reservation: Document, facts: Mapping[str, Any], *, wait: float = 0.0) -> Transaction:
+        """Go on with a reservation, as its owner: its numbers, and the files that were rendered into its directories.
+
+        Raises `Busy`, `Conflict` if somebody else adopted or released it, `Failed`.
+        """
+        try:
+            document = _when_free(
+                engine, wait, lambda: ledger.adopt(engine.database, reservation, engine.owner, engine.settings.lease, facts)
+            )
+        except (*_INTERRUPTIONS, Unanswered) as error:  # perhaps the commit was made all the same
+            cls._take_back_adoption(engine, reservation, error)
+            if not isinstance(error, Unanswered):
+                raise
+            raise Failed(f"the database failed before anything was staged: {error}", next="run it again") from error
+        opened = cls(engine, document)
+        with opened._rolling_back():
+            opened._start(facts)
+        return opened
+
+    def _start(self, facts: Mapping[str, Any]) -> None:
+        """The steps of a begin that follow its commit."""
+        engine = self._engine
+        engine.renewal.hold(self.id, self.document["actor"], self.document["leases"])
+        began = Began(
+            format=FORMAT, transaction=self.id, root_id=engine.root_id, engine=__version__, plugins=list(facts.get("plugins", ()))
+        )
+        self._journal = engine.journals.create(self.id, began, engine.settings.file_mode)
+        self._stage_from(0)
+
+    @classmethod
+    def _take_back_adoption(cls, engine: Engine, reservation: Document, error: BaseException) -> None:
+        """Make sure that an adoption without an answer is not in and cannot arrive any more; the reservation stays."""
+        try:
+            ledger.fence_adoption(engine.database, reservation)
+        except Conflict:
+            found = engine.database.read(TRANSACTIONS, reservation["_id"])
+            if found and found["state"] == State.OPEN.value and Owner(**found["owner"]) == engine.owner:
+                cls(engine, found).roll_back(error)
+        except IntegratorError as second:
+            message = f"the database failed when this publish began ({second}). Nothing was staged, and nothing is published"
+            raise Unsettled(message, next="integrator recover") from error
 
     @classmethod
     def _take_back_begin(cls, engine: Engine, transaction: str, error: BaseException) -> None:
@@ -151,8 +188,12 @@ class Transaction(Work):
 
     def _prepare(self) -> None:
         journal = self._open_journal()
-        for _, staging in self._live():
+        for index, staging in self._live():
             staging.verify()
+            if staging.directory.reserved:
+                root_fd = self.root(staging.directory.root)
+                actor = Actor.of(self.document)
+                operations.drop_promised(self._engine, actor, index, staging.directory, staging.made(), root_fd)
         for change in self._changes:
             write_down(journal, change)
         if make_durable(self._engine.storage, [staging for _, staging in self._live()]):
@@ -288,7 +329,8 @@ class Transaction(Work):
             cause.transaction = cause.transaction or self.id
         try:
             reason = f"{type(cause).__name__}: {cause}" if cause is not None else ""
-            ledger.start_rollback(self._engine.database, self.document, reason)
+            interrupted = isinstance(cause, _INTERRUPTIONS)
+            ledger.start_rollback(self._engine.database, self.document, reason, interrupted=interrupted)
             # The reply to an extension may have been lost: what the database holds now is what must be released.
             self.document.update(self._engine.database.read(TRANSACTIONS, self.id) or {})
             recovery.undo(self._engine, self.document, self.evidence())

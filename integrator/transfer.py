@@ -8,8 +8,11 @@ within a large file at the next block, when it is told to.
 from __future__ import annotations
 
 import errno
+import fcntl
+import mmap
 import operator
 import os
+import signal
 import stat
 from array import array
 from collections.abc import Iterator, Sequence
@@ -22,6 +25,9 @@ from integrator.storage import BLOCK, KERNEL_BLOCK, Storage
 
 #: Files in one chunk: enough to make the cost of a task vanish, few enough for progress and a quick stop.
 CHUNK: Final = 256
+
+#: Bytes of a file that tell whether it is text.
+_SNIFFED: Final = 4096
 
 _OPEN_SOURCE: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _NO_LINK: Final = frozenset({errno.EXDEV, errno.EMLINK, errno.EPERM, errno.ENOTSUP, errno.ENOSYS})
@@ -321,6 +327,8 @@ class Check:
     sources: Sequence[str]
     source_times: Sequence[int]
     source_inodes: Sequence[int]
+    #: Names that must not occur in text files; given for files that an extractor or renderer produced.
+    marks: tuple[bytes, ...] = ()
 
 
 def verify(check: Check) -> None:
@@ -328,6 +336,8 @@ def verify(check: Check) -> None:
     at = open_staging(check.folder, check.identity)
     try:
         staged = _statuses(check, at)
+        for name in check.names if check.marks else ():
+            _refuse_unfinished(name, at, check.marks)
     finally:
         os.close(at)
     n = _first_difference(staged, check.sizes, check.inodes, None)
@@ -336,6 +346,8 @@ def verify(check: Check) -> None:
             f"the staged file {check.names[n]} changed: {staged[n].st_size} bytes instead of {check.sizes[n]}, or another file"
         )
     if not check.sources:
+        if check.marks and (n := _first_difference(staged, check.sizes, check.inodes, check.source_times)) is not None:
+            raise StagingChanged(f"{check.names[n]} changed while it was published: whoever produces it has not stopped")
         return
     linked = not any(check.source_inodes)
     sources = staged if linked else [_source_status(check, n, staged) for n in range(len(staged))]
@@ -343,6 +355,43 @@ def verify(check: Check) -> None:
     n = _first_difference(sources, check.sizes, inodes, check.source_times)
     if n is not None:
         raise SourceChanged(f"{check.sources[n]} changed while it was published")
+
+
+def _refuse_unfinished(name: str, at: int, marks: Sequence[bytes]) -> None:
+    """Refuse a file that somebody has open for writing, and a text file that names the staging directory."""
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+    try:
+        if is_written(fd):
+            raise StagingChanged(f"{name} is still open for writing: whoever produces it has not stopped")
+        start = os.pread(fd, _SNIFFED, 0)
+        if b"\0" in start or not start:
+            return  # no text; a path inside would not be found by its bytes
+        with mmap.mmap(fd, 0, prot=mmap.PROT_READ) as text:
+            mark = next((mark for mark in marks if text.find(mark) >= 0), None)
+    finally:
+        os.close(fd)
+    if mark is not None:
+        raise StagingChanged(
+            f"{name} names the staging directory ({os.fsdecode(mark)}), which is gone once this is published: "
+            "write the final path into it (final_path)"
+        )
+
+
+def is_written(fd: int) -> bool:
+    """Whether anybody on this machine has the file open for writing, as far as this process may ask.
+
+    A read lease is refused while a writer has the file open (fcntl(2), F_SETLEASE); only its owner and root may ask for one.
+    """
+    try:
+        # Should somebody open it just now, the kernel tells us by this signal, which nobody notices, instead of a deadly one.
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:
+        return error.errno in (errno.EAGAIN, errno.EBUSY)
+    except AttributeError:  # no such call on this platform
+        return False
+    return False
 
 
 def _first_difference(

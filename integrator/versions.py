@@ -59,8 +59,12 @@ def _number(root: Root, instance: InstancePlan, transaction: str) -> int:
 
     Raises `VersionTaken` for a pinned number that exists.
     """
-    taken = set(_published(root, instance)) | set(_claimed(root, instance, transaction)) | set(_on_disk(root, instance))
-    pinned = instance.request.version
+    claims = root.engine.database.find(CLAIMS, {"lease": instance.lease})
+    on_disk, pinned = set(_on_disk(root, instance)), instance.request.version
+    for own in (claim["number"] for claim in claims if claim["transaction"] == transaction and pinned is None):
+        if own not in on_disk and not _published(root, instance, own):
+            return int(own)  # claimed before, and still free
+    taken = on_disk | set(_published(root, instance, pinned)) | set(_claimed(root, instance, claims, transaction))
     if pinned is None:
         return max(taken, default=0) + 1
     if pinned in taken:
@@ -71,16 +75,16 @@ def _number(root: Root, instance: InstancePlan, transaction: str) -> int:
     return pinned
 
 
-def _published(root: Root, instance: InstancePlan) -> Iterable[int]:
+def _published(root: Root, instance: InstancePlan, number: int | None) -> Iterable[int]:
+    """This number if it is published; without one, the highest that is."""
     where: dict[str, Any] = {"type": "version", "parent": instance.parents.subset["_id"]}
-    if instance.request.version is not None:
-        where["name"] = instance.request.version
+    if number is not None:
+        where["name"] = number
     newest = root.engine.database.find(PROJECT + instance.publish.project, where, newest="name", limit=1)
     return [document["name"] for document in newest]
 
 
-def _claimed(root: Root, instance: InstancePlan, transaction: str) -> Iterable[int]:
-    claims = root.engine.database.find(CLAIMS, {"lease": instance.lease})
+def _claimed(root: Root, instance: InstancePlan, claims: Iterable[Document], transaction: str) -> Iterable[int]:
     # Whoever holds the soft lock is settled or waited for before anybody else gets it: then its claims are gone.
     lease = root.engine.database.read(LEASES, instance.lease) or {}
     holder = lease.get("transaction") if instance.request.version is not None else None
@@ -136,6 +140,7 @@ def name_files(root: Root, instance: InstancePlan, number: int) -> list[Named]:
         if keys[collision_key(entry.names[0])] > 1 and not representation.output:
             named[n] = name_sources(root, instance, entry.sources, number, representation.name)
     _check_distinct(instance, named)
+    _check_promised(named)
     return named
 
 
@@ -159,6 +164,16 @@ def name_sources(root: Root, instance: InstancePlan, sources: Sources, number: i
 def _frame_text(root: Root, frame: int) -> str:
     padding = int(root.layout.links.get("frame_padding", 4))
     return f"{frame:0{padding}d}"
+
+
+def _check_promised(named: Sequence[Named]) -> None:
+    """Files that stay where they were rendered have their final names already."""
+    pairs = ((path, name) for entry in named if entry.sources.promised for path, name in zip(entry.sources.paths, entry.names))
+    wrong = [(path, name) for path, name in pairs if os.path.basename(path) != name]
+    if wrong:
+        raise ValidationRefused(
+            Problem(path, f"is in the reserved staging directory, and must be called {name} there") for path, name in wrong
+        )
 
 
 def _check_distinct(instance: InstancePlan, named: Sequence[Named]) -> None:
@@ -208,11 +223,22 @@ class Version:
     def add(self, named: Named, *, checksum: str, progress: Progress | None = None) -> None:
         """Stage the files of a representation and describe it."""
         representation = named.sources.representation
+        if named.sources.promised:
+            assert named.sources.looked is not None
+            facts = self.staging.take(named.names, named.sources.looked, checksum=checksum == "all")
+            self._describe_sources(named, facts)
+            if progress is not None:
+                progress(len(facts.sizes), 0)
+            return
         way = representation.transfer or self._root.settings.transfer
         rule = policy(self._root.engine, way, checksum)
         sources = _link_targets(self, named, self._root) if way == "symlink" else named.sources.paths
         known = named.sources.looked if way == "hardlink" and checksum != "all" else None
         facts = self.staging.transfer(sources, named.names, rule, known=known, progress=progress)
+        self._describe_sources(named, facts)
+
+    def _describe_sources(self, named: Named, facts: Facts) -> None:
+        representation = named.sources.representation
         extra = {**representation.data, "tags": list(representation.tags)} if representation.tags else dict(representation.data)
         self.describe(representation.name, named.values, named.names, facts, extra)
 

@@ -85,8 +85,11 @@ class Work:
                 journal.write(FoldersMade(root=root, paths=missing))
         journal.flush()
         for index, directory in enumerate(directories, first):
+            root_fd, promised = self.root(directory.root), None
             try:
-                staging = StagingDirectory(self._engine, directory, index, journal, self.root(directory.root))
+                if directory.reserved:
+                    promised = operations.capture_promised(self._engine, Actor.of(self.document), index, directory, root_fd)
+                staging = StagingDirectory(self._engine, directory, index, journal, root_fd, promised)
             except OSError as error:
                 raise StorageFailed("make the staging directory", directory.staging, error) from error
             self.staging.append(staging)
@@ -196,7 +199,8 @@ class Work:
             staging = self.staging[index] if index < len(self.staging) else None
             identity = self._identities[index] if index < len(self._identities) else None
             files = staging.files() if staging is not None and identity is not None else {}
-            proofs.append(Proof(identity=identity, files=files, whole=True))
+            made = frozenset(staging.made()) if staging is not None else frozenset()
+            proofs.append(Proof(identity=identity, files=files, whole=True, made=made))
         return Evidence(proofs=proofs, effects=self._effects, exchanges=self._exchanges, revealed=bool(self._identities))
 
     def _live(self) -> list[tuple[int, StagingDirectory]]:

@@ -157,7 +157,7 @@ def test_errors_come_back_from_another_process_with_their_facts(cls: type[Integr
 
 
 #: Exit codes of the design, by the outcome that a publish reports.
-EXIT_CODES = {"refused": {1, 2, 3, 8}, "busy": {4}, "rolled_back": {1, 5}, "in_doubt": {6}}
+EXIT_CODES = {"refused": {1, 2, 3, 7, 8}, "busy": {4}, "rolled_back": {1, 5}, "in_doubt": {6}}
 
 
 @pytest.mark.parametrize("cls", _errors())

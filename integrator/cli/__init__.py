@@ -24,6 +24,8 @@ from integrator.errors import Interrupted, UsageError
 COMMANDS: Final[Mapping[str, str]] = {
     "init": "make a publish root",
     "publish": "publish files: all of them and their documents, or nothing at all",
+    "reserve": "promise a version number and its paths to a publish that comes later",
+    "release": "give a reservation back",
     "status": "what is unfinished, who holds a soft lock, what was left behind",
     "show": "one transaction in full",
     "history": "the latest transactions",

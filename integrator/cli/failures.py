@@ -18,6 +18,7 @@ _MEANING: Final = {
     4: "Nothing was touched.",
     5: "It was rolled back: everything is as before.",
     6: "Nothing was removed that may still be wanted.",
+    7: "Nothing was touched.",
     8: "Nothing was touched.",
 }
 _SAID: Final = ("nothing was", "nothing there was", "as before", "nothing that is published was", "it is published")

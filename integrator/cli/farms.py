@@ -23,6 +23,11 @@ _MARKS: Final = {
 
 #: Seconds that a publish waits for a busy soft lock on a farm; nobody sits in front of it.
 FARM_WAIT: Final = 900.0
+#: How often a farm may try a publish id that it gave itself, in all and on one host.
+FARM_ATTEMPTS: Final = 3
+FARM_ATTEMPTS_PER_HOST: Final = 1
+#: Seconds that a farm waits for frames that another node has written and that are not seen here yet.
+FARM_SETTLE: Final = 60.0
 
 
 def farm() -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from integrator.cli.arguments import Arguments, Once, count, seconds
 from integrator.cli.console import Console, duration, plural, shown, size
 from integrator.cli.failures import Bug, as_answer, exit_code, tell
-from integrator.cli.farms import FARM_WAIT, farm
+from integrator.cli.farms import FARM_ATTEMPTS, FARM_ATTEMPTS_PER_HOST, FARM_SETTLE, FARM_WAIT, farm
 from integrator.cli.progress import Progress, progress
 from integrator.errors import IntegratorError, Interrupted, Unsettled, UsageError
 from integrator.results import PublishResult, failed
@@ -62,6 +62,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     both = parser.add_argument_group("both forms")
     both.add_argument("--publish-id", action=Once, metavar="ID", help="publishes once under this id, however often it is run")
     both.add_argument("--again", action="store_true", help="publish a new version even if this publish id was published before")
+    both.add_argument(
+        "--attempts",
+        action=Once,
+        metavar="N",
+        type=count,
+        help=f"give up (exit 7) after so many failed attempts (default: never; on a farm {FARM_ATTEMPTS})",
+    )
+    both.add_argument(
+        "--attempts-per-host",
+        action=Once,
+        metavar="N",
+        type=count,
+        help=f"the same for attempts on one host (on a farm {FARM_ATTEMPTS_PER_HOST})",
+    )
+    both.add_argument(
+        "--on-changed",
+        action=Once,
+        choices=("refuse", "amend"),
+        help="what to do if the publish id was used for other content (default: refuse)",
+    )
+    both.add_argument("--settle", action=Once, metavar="SECONDS", type=seconds,
+                      help=f"wait so long for sources that are missing or still grow (on a farm {FARM_SETTLE:.0f})")  # fmt: skip
     both.add_argument("--wait", action=Once, metavar="SECONDS", type=seconds,
                       help=f"wait for a busy soft lock (default: 0; on a farm {FARM_WAIT:.0f})")  # fmt: skip
     both.add_argument("--dry-run", action="store_true", help="check everything, write nothing")
@@ -136,7 +158,7 @@ def _request(arguments: Arguments, root: Root, console: Console) -> PublishReque
         raise UsageError(f"--{form[0]} belongs to a publish without a request; put it into the request instead",
                          next="integrator publish --help")  # fmt: skip
     else:
-        source = _read(arguments.patterns[0], console)
+        source = read_request(arguments.patterns[0], console)
     request = parse_request(source, root.policy)
     given = arguments.publish_id if arguments.publish_id is not None else request.publish_id
     publish_id = given if given is not None else f"run-{new_id()}"
@@ -145,7 +167,7 @@ def _request(arguments: Arguments, root: Root, console: Console) -> PublishReque
     return parse_request(attrs.evolve(request, publish_id=publish_id), root.policy)
 
 
-def _read(name: str, console: Console) -> bytes:
+def read_request(name: str, console: Console) -> bytes:
     """The text of a request, and a byte too many where it is too long."""
     from integrator.request import MOST_BYTES
 

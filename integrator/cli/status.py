@@ -44,6 +44,13 @@ def _print(console: Console, found: dict[str, Any]) -> None:
 
 
 def _print_unfinished(console: Console, entry: dict[str, Any]) -> None:
+    if entry["state"] == "reserved":
+        console.print(f"reserved: transaction {entry['transaction']} for the publish id {shown(entry['publish_id'])}")
+        console.print(f"  until {when(entry['expires'])}")
+        for directory in entry["directories"]:
+            console.print(f"  version directory {shown(directory['path'])}")
+            console.print(f"  render into       {shown(directory['staging'])}")
+        return
     gone = entry["owner_alive"] is False
     share = f", {entry['progress']:.0%}" if entry.get("progress") else ""
     console.print(

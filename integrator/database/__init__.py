@@ -282,6 +282,8 @@ def resolve_now(value: Any, now: float) -> Any:
         return now + value.plus
     if isinstance(value, dict):
         return {key: resolve_now(inner, now) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [resolve_now(inner, now) for inner in value]
     return value
 
 

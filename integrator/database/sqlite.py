@@ -77,7 +77,7 @@ _UPDATE: Final = "UPDATE documents SET key = ?, first = ?, second = ?, third = ?
 
 #: Fields that each kind of collection is searched by.
 _LOOKUPS: Final = {
-    TRANSACTIONS: ("state",),
+    TRANSACTIONS: ("state", "former_publish_id"),
     LEASES: ("transaction",),
     CLAIMS: ("lease",),
     PROJECT: ("type", "parent", "name"),

@@ -1,0 +1,185 @@
+"""Reservations: a version number, its final paths and a staging directory, promised to a publish that comes later.
+
+A studio fixes the number when a job is submitted, and publishes hours later, often from another machine. A reservation has no
+owner and no soft lock. `publish` with the same publish id adopts it; `release` gives it back; it expires by the database's
+clock. A renderer may write straight into the staging directory: then publishing is verify and rename.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from typing import Any, Final
+
+import attrs
+
+from integrator import ledger, recovery, storage
+from integrator.database import CLAIMS, TRANSACTIONS
+from integrator.documents import find_parents
+from integrator.errors import Conflict, DifferentContent, Failed, Problem, StorageFailed, Unsettled, UsageError, ValidationRefused
+from integrator.model import Document, Place, State, new_id
+from integrator.preflight import InstancePlan, plan_instance
+from integrator.recovery import Settled
+from integrator.representations import extension, is_pattern
+from integrator.request import PublishRequest, RepresentationRequest, parse_request
+from integrator.retry import find
+from integrator.root import Root
+from integrator.versions import planner
+
+#: Stands for the frame in a name that is turned into a pattern; no padding alters it.
+_FRAME: Final = 987654321
+
+
+@attrs.frozen(kw_only=True)
+class ReservedVersion:
+    """One version that is promised."""
+
+    project: str
+    asset: str
+    subset: str
+    family: str
+    version: int
+    #: Absolute path of its directory, once published.
+    path: str
+    #: Absolute path of the staging directory that may be written into.
+    staging: str
+    #: {"name", "files", "staged"} of each representation: final path and staging path, a printf pattern for a sequence.
+    representations: tuple[Document, ...]
+
+
+@attrs.frozen(kw_only=True)
+class Reservation:
+    """What is promised to a publish id."""
+
+    transaction: str
+    publish_id: str
+    #: Unix time by the database's clock.
+    expires: float
+    versions: tuple[ReservedVersion, ...]
+
+    def document(self) -> Document:
+        """The JSON answer."""
+        return attrs.asdict(self)
+
+
+def reserve(request: PublishRequest | dict[str, Any] | str | bytes, root: Root, *, seconds: float) -> Reservation:
+    """Promise the versions of a request to its publish id for so long; durable when it returns.
+
+    The same request again gives the same answer. Raises `UsageError` without a publish id, `DifferentContent` if the id is used
+    or reserved for something else, `ValidationRefused`, `VersionTaken`, `Failed`.
+    """
+    request = parse_request(request, root.policy)
+    if request.publish_id is None:
+        raise UsageError("a reservation is for a publish id: give it one with --publish-id ID")
+    while True:
+        found = find(root, request.publish_id)
+        if found is None:
+            with contextlib.suppress(Conflict):  # somebody else got the number or the id first: look again
+                return _reserve(request, root, seconds)
+            continue
+        if found["state"] != State.RESERVED.value or found["reservation"] != request.destination():
+            raise DifferentContent(
+                f"the publish id {request.publish_id} is in use or was published ({found['_id']}). Nothing was touched",
+                next=f"integrator show {found['_id']}, or use another publish id",
+            )
+        _make_directories(root, found)  # whoever reserved it may have been killed before they were made
+        return answer(root, found, _plans(root, request))
+
+
+def _plans(root: Root, request: PublishRequest) -> list[InstancePlan]:
+    plans, problems = [], []
+    for instance in request.instances:
+        parents = find_parents(root.engine.database, request, instance, create=root.settings.create_assets)
+        if isinstance(parents, Problem):
+            problems.append(parents)
+        else:
+            plans.append(plan_instance(request, instance, parents))
+    if problems:
+        raise ValidationRefused(problems)
+    return plans
+
+
+def _reserve(request: PublishRequest, root: Root, seconds: float) -> Reservation:
+    plans = _plans(root, request)
+    plan, transaction, engine = planner(root, plans), new_id(), root.engine
+    facts = {
+        "root_id": engine.root_id, "purpose": "publish", "publish_id": request.publish_id, "project": request.project,
+        "reservation": request.destination(),
+    }  # fmt: skip
+    document = ledger.reserve(engine.database, transaction, plan(transaction), engine.owner, seconds, facts)
+    try:
+        for _ in range(100):  # only with the claim is it certain that nobody took the number just before
+            again = plan(transaction)
+            if set(again.claims) == set(document["claims"]):
+                break
+            ledger.move_claims(engine.database, document, again)
+        document = engine.database.read(TRANSACTIONS, transaction) or document
+        _make_directories(root, document)
+    except BaseException as error:
+        settled = recovery.give_back(engine, document, f"{type(error).__name__}: {error}")
+        if settled.outcome != "rolled_back":
+            raise Unsettled(f"{error}, and it could not be undone: {settled.message}", next=settled.next) from error
+        if isinstance(error, OSError):
+            raise StorageFailed("make the staging directory", error.filename or "", error) from error
+        if isinstance(error, Conflict) and error.collection != CLAIMS:
+            raise Failed(f"the reservation was taken away: {error}", next="run it again") from error
+        raise
+    return answer(root, document, plans)
+
+
+def _make_directories(root: Root, document: Document) -> None:
+    """Make the staging directories of a reservation that are not there, durable."""
+    for directory in ledger.directories(document):
+        with root.engine.root(directory.root) as fd:
+            missing = storage.missing_folders(directory.staging, fd)
+            if missing:
+                os.close(root.engine.storage.make_folders(directory.staging, root.settings.folder_mode, fd))
+            for path in missing:
+                with storage.folder(path.rpartition("/")[0], fd) as parent:
+                    root.engine.storage.sync(parent)
+
+
+def answer(root: Root, document: Document, plans: Sequence[InstancePlan]) -> Reservation:
+    """What a reservation promises; `plans` are its publish instances, in order."""
+    versions = []
+    for plan, directory in zip(plans, ledger.directories(document)):
+        number = document["claims"][directory.claim][1]
+        path, staging = (root.absolute(Place(root=directory.root, path=part)) for part in (directory.final, directory.staging))
+        named = [(entry.name, _name(root, plan, entry, number)) for entry in plan.request.representations]
+        versions.append(
+            ReservedVersion(
+                project=plan.publish.project, asset=plan.request.asset, subset=plan.request.subset, family=plan.request.family,
+                version=number, path=path, staging=staging,
+                representations=tuple(
+                    {"name": name, "files": [f"{path}/{file}"], "staged": [f"{staging}/{file}"]} for name, file in named
+                ),
+            )
+        )  # fmt: skip
+    return Reservation(
+        transaction=document["_id"], publish_id=document["publish_id"], expires=document["expires"], versions=tuple(versions)
+    )
+
+
+def _name(root: Root, plan: InstancePlan, representation: RepresentationRequest, number: int) -> str:
+    """Name of the files of a representation; a sequence as a printf pattern."""
+    source = representation.files[0]
+    values = {**plan.values(root, number), "representation": representation.name, "ext": extension(source)}
+    if representation.output:
+        values["output"] = representation.output
+    if not is_pattern(source):
+        return root.layout.file_name(values)
+    [name] = root.layout.file_names(values, [_FRAME], None)
+    return name.replace(str(_FRAME), f"%0{root.layout.links.get('frame_padding', 4)}d")
+
+
+def release(publish_id: str, root: Root) -> Settled:
+    """Give a reservation back: its numbers are free again, what was rendered for it is kept for a while (`keep_failed`).
+
+    Raises `UsageError` if nothing is reserved under this id.
+    """
+    found = find(root, publish_id)
+    if found is None or found["state"] != State.RESERVED.value:
+        state = f"it is {found['state']}" if found else "nobody knows it"
+        raise UsageError(f"nothing is reserved for the publish id {publish_id}: {state}", next="integrator status")
+    return recovery.give_back(root.engine, found, "released")
