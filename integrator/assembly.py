@@ -56,6 +56,7 @@ class Assembly:
 
         Raises `DifferentContent` if the publish id was used: only a request can be compared with what was published then.
         """
+        root = root.of_project(project)
         request = {"project": project, **facts}
         if publish_id is not None:
             request["publish_id"] = publish_id
@@ -250,7 +251,11 @@ class OpenVersion(Version):
             self._root.policy,
         )
         sources, problems = resolve(
-            request.instances[0].representations[0], base=os.getcwd(), roots=self._root.engine.roots, policy=self._root.policy
+            request.instances[0].representations[0],
+            base=os.getcwd(),
+            roots=self._root.engine.roots,
+            policy=self._root.policy,
+            missing_frames=self._root.settings.missing_frames,
         )
         if sources is None or (problems := inspect(sources.paths)):
             raise ValidationRefused(problems)

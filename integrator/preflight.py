@@ -99,7 +99,13 @@ def _refuse_what_is_not_there_yet(request: PublishRequest) -> None:
 def _plan(root: Root, request: PublishRequest, instance: InstanceRequest, problems: list[Problem]) -> InstancePlan | None:
     found: list[Sources] = []
     for representation in instance.representations:
-        sources, wrong = resolve(representation, base=instance.staging_dir, roots=root.engine.roots, policy=root.policy)
+        sources, wrong = resolve(
+            representation,
+            base=instance.staging_dir,
+            roots=root.engine.roots,
+            policy=root.policy,
+            missing_frames=root.settings.missing_frames,
+        )
         problems += wrong
         if sources is not None:
             found.append(sources)

@@ -43,6 +43,7 @@ def publish(
     """
     # What is wanted, read strictly: every mistake is named, and nothing was touched.
     request = parse_request(request, root.policy)
+    root = root.of_project(request.project)
     publish_id = request.publish_id or f"run-{new_id()}"
     fingerprint = request.fingerprint()
     while True:

@@ -150,8 +150,8 @@ def _walk(root: Root, fd: int, prefix: str) -> Iterator[tuple[str, str]]:
         folders = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
     for name in folders:
         version, mark, transaction = name.partition(STAGING_MARK)
-        if mark and root.layout.version_number(version) is not None:
+        if mark and root.is_version(version):
             yield prefix + name, transaction
-        elif root.layout.version_number(name) is None and not name.startswith("."):
+        elif not root.is_version(name) and not name.startswith("."):
             with storage.folder(name, fd) as inner:
                 yield from _walk(root, inner, f"{prefix}{name}/")

@@ -78,8 +78,8 @@ class RepresentationRequest:
     files: tuple[str, ...]
     #: Frames that are wanted, as ``1001-1048``; None for those that are found.
     frames: str | None = None
-    #: Whether missing frames are refused or left out (`MISSING_FRAMES`).
-    missing_frames: str = "refuse"
+    #: Whether missing frames are refused or left out (`MISSING_FRAMES`); None for what the settings say.
+    missing_frames: str | None = None
     #: Number that the first frame gets; None keeps the numbers.
     start_frame: int | None = None
     #: How files reach the version directory (`TRANSFERS`); None for what the settings say.
@@ -509,7 +509,7 @@ _REPRESENTATION = _reader(
         "name": _name,
         "files": _list(_source, filled=True),
         "frames": _or_null(_frames),
-        "missing_frames": _one_of(MISSING_FRAMES),
+        "missing_frames": _or_null(_one_of(MISSING_FRAMES)),
         "start_frame": _or_null(_integer(-MOST_VERSION, MOST_VERSION)),
         "transfer": _or_null(_one_of(TRANSFERS)),
         "output": _name_or_empty,

@@ -31,6 +31,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "recover": "settle what crashed or was killed: undo it, or finish it",
     "rollback": "roll back one transaction whose owner is gone",
     "check": "look for inconsistencies; writes nothing",
+    "config": "the settings that hold here, and where each comes from",
     "sweep": "remove abandoned leftovers by age",
     "lease": "list and break soft locks",
     "demo": "see it work: publish, kill a publish midway, recover, publish again",

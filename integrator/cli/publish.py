@@ -166,10 +166,12 @@ def _read(name: str, console: Console) -> bytes:
 
 def _publish(call: Call, root: Root, request: PublishRequest, display: Progress, copied: list[int]) -> PublishResult:
     from integrator.publish import publish
+    from integrator.settings import without_password
 
     arguments = call.arguments
     wait = arguments.wait if arguments.wait is not None else FARM_WAIT if farm() else 0.0
-    call.console.detail(f"publish id {request.publish_id}, database {root.settings.database or 'embedded'}, waits {wait:g} s")
+    database = without_password(root.settings.database) or "embedded"
+    call.console.detail(f"publish id {request.publish_id}, database {database}, waits {wait:g} s")
 
     def watch(done: int, total: int, count: int) -> None:
         call.interruptions.check()
