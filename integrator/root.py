@@ -55,8 +55,9 @@ _TEMPLATES: Final = {"folder": FOLDER, "file": FILE, "hero_folder": HERO_FOLDER,
 class Root:
     """An open publish root. Close it, or use it in a `with` block."""
 
-    def __init__(self, path: str, engine: Engine, executor: Executor | None) -> None:
+    def __init__(self, path: str, engine: Engine, executor: Executor | None, config: Source) -> None:
         self.path = path
+        self._config = config
         self.engine = engine
         self._executor = executor
         self.settings = engine.settings
@@ -85,10 +86,11 @@ class Root:
 
         Close this one, not what it returns. Raises `SettingsRefused`.
         """
-        if not _project_source(self.path, project):
+        own = _project_source(self.path, project)
+        if not own:
             return self
-        settings = read_settings(self.path, project).settings()
-        return Root(self.path, attrs.evolve(self.engine, settings=settings), None)
+        settings = _survey([self._config], own).settings()
+        return Root(self.path, attrs.evolve(self.engine, settings=settings), None, self._config)
 
     def is_version(self, name: str) -> bool:
         """Whether a folder of this name is a version directory, by the templates of the root or of any project."""
@@ -184,7 +186,8 @@ def open_root(path: str, *, executor: Executor | None = None, application: str =
             os.close(fd)
     except OSError as error:
         raise _not_a_root(path, error) from error
-    settings = _survey([Source(settings_module.ROOT, config, text)]).settings()
+    source = Source(settings_module.ROOT, config, text)
+    settings = _survey([source]).settings()
     url = _url(settings, path)
     own = None if executor is not None or settings.workers == 1 else ThreadPoolExecutor(settings.workers)
     writer = Storage()
@@ -200,7 +203,7 @@ def open_root(path: str, *, executor: Executor | None = None, application: str =
         watcher=Watcher(settings.lease),
         executor=executor or own,
     )
-    return Root(path, engine, own)
+    return Root(path, engine, own, source)
 
 
 def _not_a_root(path: str, error: OSError) -> NotARoot:
