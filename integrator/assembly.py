@@ -23,6 +23,7 @@ from typing import Any
 from integrator.database import PROJECT, Delete, Insert, Replace, Update, field
 from integrator.documents import Stamp, find_parents
 from integrator.errors import Conflict, DifferentContent, ExpectationFailed, Problem, UsageError, ValidationRefused
+from integrator.harvest import Harvest, leftovers
 from integrator.layout import collision_key
 from integrator.ledger import Plan
 from integrator.model import Document, Place, State, new_id, object_id
@@ -30,7 +31,7 @@ from integrator.preflight import InstancePlan, plan_instance
 from integrator.representations import extension, inspect, resolve
 from integrator.request import PublishRequest, parse_request
 from integrator.results import PublishResult, of_transaction
-from integrator.retry import find
+from integrator.retry import Earlier, find, former_runs
 from integrator.root import Root
 from integrator.staging import StagingDirectory
 from integrator.transaction import Savepoint, Transaction
@@ -40,13 +41,16 @@ from integrator.versions import Named, Version, name_sources, planner
 class Assembly:
     """A transaction that grows: versions, documents, files and effects are added until its block ends."""
 
-    def __init__(self, root: Root, transaction: Transaction, request: Mapping[str, Any], wait: float) -> None:
+    def __init__(
+        self, root: Root, transaction: Transaction, request: Mapping[str, Any], wait: float, harvest: Harvest | None = None
+    ) -> None:
         self._root = root
         self._request = request
         self._wait = wait
         self.transaction = transaction
         self.versions: list[OpenVersion] = []
         self._stamp = Stamp.now(transaction.id, str(transaction.document["publish_id"]))
+        self._harvest = harvest
         #: The answer, once the block has ended well.
         self.result: PublishResult | None = None
 
@@ -56,6 +60,7 @@ class Assembly:
 
         Raises `DifferentContent` if the publish id was used: only a request can be compared with what was published then.
         """
+        root = root.of_project(project)
         request = {"project": project, **facts}
         if publish_id is not None:
             request["publish_id"] = publish_id
@@ -67,12 +72,19 @@ class Assembly:
                     or recovery.settle(root.engine, found["_id"], same_publish=True).outcome != "rolled_back"
                 ):
                     raise _used(publish_id, found["_id"])
-        described = {"purpose": "assembly", "publish_id": publish_id or f"run-{new_id()}", "project": project}
+        earlier = former_runs(root, publish_id) if publish_id is not None else Earlier()
+        described = {
+            "attempts": earlier.attempts,
+            "purpose": "assembly",
+            "publish_id": publish_id or f"run-{new_id()}",
+            "project": project,
+        }
         try:
             transaction = Transaction.begin(root.engine, lambda _: Plan(), described, wait=wait)
         except Conflict as error:
             raise _used(str(publish_id), error.key) from error
-        return cls(root, transaction, request, wait)
+        harvest = Harvest(root.engine, transaction.document, leftovers(root.engine, earlier.formers))
+        return cls(root, transaction, request, wait, harvest)
 
     def __enter__(self) -> Assembly:
         return self
@@ -112,7 +124,7 @@ class Assembly:
         plan = plan_instance(request, request.instances[0], parents)
         [staging] = self.transaction.extend(planner(self._root, [plan]), wait=self._wait)
         claims = self.transaction.document["claims"]
-        version = OpenVersion(self._root, plan, staging, claims[staging.directory.claim][1], self._stamp)
+        version = OpenVersion(self._root, plan, staging, claims[staging.directory.claim][1], self._stamp, self._harvest)
         self.versions.append(version)
         return version
 
@@ -195,9 +207,12 @@ def _used(publish_id: str, transaction: str) -> DifferentContent:
 class OpenVersion(Version):
     """A version that files are added to one by one. Each file, or sequence, is a representation named by its extension."""
 
-    def __init__(self, root: Root, plan: InstancePlan, staging: StagingDirectory, number: int, stamp: Stamp) -> None:
+    def __init__(
+        self, root: Root, plan: InstancePlan, staging: StagingDirectory, number: int, stamp: Stamp, harvest: Harvest | None = None
+    ) -> None:
         super().__init__(root, plan, staging, number, stamp)
         self._plan = plan
+        self._harvest = harvest
         self._taken: dict[str, tuple[str, ...]] = {}
 
     def copy(self, path: str, representation: str = "", **options: Any) -> None:
@@ -226,8 +241,8 @@ class OpenVersion(Version):
         self._describe_named(name, facts, representation)
 
     def adopt(self, name: str, representation: str = "") -> None:
-        """Take up a file that an extractor wrote straight into `path`."""
-        facts = self.staging.adopt(name, checksum=self._root.settings.checksum == "all")
+        """Take up a file that an extractor wrote straight into `path`, in this run or in an earlier one that failed."""
+        facts = self.staging.adopt(name, checksum=self._root.settings.checksum == "all", harvest=self._harvest)
         self._describe_named(name, facts, representation)
 
     def forget_unstaged(self) -> None:
@@ -250,7 +265,11 @@ class OpenVersion(Version):
             self._root.policy,
         )
         sources, problems = resolve(
-            request.instances[0].representations[0], base=os.getcwd(), roots=self._root.engine.roots, policy=self._root.policy
+            request.instances[0].representations[0],
+            base=os.getcwd(),
+            roots=self._root.engine.roots,
+            policy=self._root.policy,
+            missing_frames=self._root.settings.missing_frames,
         )
         if sources is None or (problems := inspect(sources.paths)):
             raise ValidationRefused(problems)

@@ -122,11 +122,11 @@ def _leftovers(root: Root) -> Iterator[Finding]:
         transaction = os.path.basename(path).partition(".")[0]
         document = root.engine.database.read(TRANSACTIONS, transaction)
         private = os.path.basename(path) != transaction
-        if private and (document is None or State(document["state"]) in ENDED) and not _is_kept(root, document, path):
+        if private and (document is None or State(document["state"]) in ENDED) and not is_kept(root, document, path):
             yield Finding(kind="staging", path=path, message=f"{path} was left by a transaction that has ended", next=_SWEEP)
 
 
-def _is_kept(root: Root, document: Document | None, path: str) -> bool:
+def is_kept(root: Root, document: Document | None, path: str) -> bool:
     """Whether a failed publish left this on purpose: its next attempt may go on from it."""
     kept = (document or {}).get("kept") or ()
     return any(root.absolute(Place(root=entry["root"], path=entry["path"])) == path for entry in kept)

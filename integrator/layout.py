@@ -611,6 +611,37 @@ def prove_distinct(layout: Layout) -> None:
         _refuse(layout.hero_folder_text, reason)
 
 
+def prove_apart(layout: Layout, other: Layout) -> None:
+    """Raise `TemplateRefused` unless distinct projects get distinct folders, one by `layout` and one by `other`.
+
+    Both must be proven distinct already. Where they differ, all folder templates must begin alike, up to the component that
+    holds the project's name, with nothing before it that can span folders. Then two projects part there, whatever follows.
+    """
+    folders = ("folder", "hero_folder")
+    if all(layout._templates[name].solved == other._templates[name].solved for name in folders):
+        return
+    begin = _beginning(other._components["folder"])
+    for text, components in (
+        (layout.folder, layout._components["folder"]),
+        (layout.hero_folder_text, layout._components["hero_folder"]),
+    ):
+        if not begin or any(_beginning(found) != begin for found in (components, other._components["hero_folder"])):
+            raise TemplateRefused(
+                f"The folder templates of a project must begin like those of the root, up to {{project[name]}}, with no"
+                f" {{hierarchy}} before it, so that projects stay apart; {text!r} does not beside {other.folder!r}."
+            )
+
+
+def _beginning(components: Sequence[_Component]) -> Sequence[_Component]:
+    """The components up to the project's name; none if something before it can span folders."""
+    for count, nodes in enumerate(components, 1):
+        if _is_hierarchy(nodes):
+            return ()
+        if _alone(nodes, "project[name]"):
+            return components[:count]
+    return ()
+
+
 def _refuse(text: str, reason: str) -> None:
     raise TemplateRefused(
         f"A folder template must give distinct folders for distinct asset, subset and version; {text!r} does not: {reason}."

@@ -3,10 +3,10 @@
 Each function is one commit, conditional on the state and the actor that it expects: nobody undoes or finishes anything before
 winning such a compare-and-swap. A lost one raises `errors.Conflict`.
 
-The document: ``{"_id", "schema", "state", "actor", "actors", "undoers", "publish_id", "fingerprint", "owner", "host", "purpose",
+The document: ``{"_id", "schema", "state", "actor", "actors", "undoers", "publish_id", "fingerprint", "owner", "began", "purpose",
 "root_id", "created", "directories", "folders", "leases": {key: token}, "claims": {key: [lease, number]}, "summary", "finish",
 "stuck", "error", "left", "kept", "attempts", "progress"}``. `actor` is the number of the present actor; `actors` are all there
-were, ascending; `undoers` those of them that were to roll back; `host` is where it began, `attempts` what was tried before it.
+were, ascending; `undoers` those of them that were to roll back; `began` is its first owner, `attempts` what was tried before it.
 
 A reserved one has `expires`, `reservation` (a digest of what it is for) and `successor`: the id under which it goes on if the
 publish that adopts it is rolled back, None once it was given back.
@@ -60,7 +60,7 @@ def begin(
         "actors": [1],
         "undoers": [],
         "owner": attrs.asdict(owner),
-        "host": owner.host,
+        "began": attrs.asdict(owner),
         "created": Now(),
         "directories": [attrs.asdict(directory) for directory in plan.directories],
         "folders": [list(folder) for folder in plan.folders],
@@ -114,7 +114,7 @@ def adopt(database: Database, document: Document, owner: Owner, times: LeaseTime
         "actors": [*document["actors"], actor],
         "owner": attrs.asdict(owner),
         "adopted": Now(),
-        "host": owner.host,
+        "began": attrs.asdict(owner),
         "leases": tokens,
         "directories": directories,
         **facts,
@@ -361,7 +361,7 @@ def attempts(document: Document) -> list[Document]:
     """
     attempt = {
         "transaction": document["_id"],
-        "host": document.get("host", ""),
+        "host": (document.get("began") or {}).get("host", ""),
         "started": document.get("adopted") or document["created"],
         "ended": document.get("ended") or Now(),
         "error": document.get("error") or "",

@@ -169,9 +169,19 @@ def capture_promised(engine: Engine, actor: Actor, index: int, directory: Direct
 @_with_private_folder
 def capture_successor(engine: Engine, actor: Actor, index: int, directory: Directory, promised: str, root_fd: int) -> None:
     """Take back the directory that an earlier actor began to fill for a reservation which does not go on after all."""
-    with contextlib.suppress(FileNotFoundError), storage.folder(directory.parent, root_fd) as parent:
-        with _private_folder(engine, directory.private, root_fd) as private:
-            _captured(engine, actor, f"s{index}", promised, parent, private)
+    with (
+        contextlib.suppress(FileNotFoundError),
+        storage.folder(directory.parent, root_fd) as parent,
+        _private_folder(engine, directory.private, root_fd) as private,
+    ):
+        _captured(engine, actor, f"s{index}", promised, parent, private)
+
+
+def remove_discarded(engine: Engine, transaction: str, directory: Directory, root_fd: int) -> None:
+    """Remove what this transaction had captured of an earlier attempt in order to delete it."""
+    with contextlib.suppress(FileNotFoundError), storage.folder(directory.private, root_fd) as private:
+        for name in sorted(name for name in os.listdir(private) if name.startswith(f"{transaction}.k")):
+            engine.storage.remove_tree(name, private)
 
 
 def drop_promised(engine: Engine, actor: Actor, index: int, directory: Directory, made: Iterable[str], root_fd: int) -> None:

@@ -153,7 +153,12 @@ def _plan(
     found: list[Sources] = []
     for representation in instance.representations:
         sources, wrong = resolve(
-            representation, base=instance.staging_dir, roots=root.engine.roots, policy=root.policy, promised=promised
+            representation,
+            base=instance.staging_dir,
+            roots=root.engine.roots,
+            policy=root.policy,
+            promised=promised,
+            missing_frames=root.settings.missing_frames,
         )
         problems += wrong
         if sources is not None:

@@ -11,19 +11,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from integrator import ledger
 from integrator.database import TRANSACTIONS
 from integrator.documents import Stamp
 from integrator.errors import Conflict
-from integrator.model import Document, Place, new_id
+from integrator.harvest import Harvest, leftovers
+from integrator.model import new_id
 from integrator.preflight import InstancePlan, preflight
-from integrator.request import PublishRequest, parse_request
+from integrator.request import PublishRequest, parse_request, repeatable
 from integrator.results import PublishResult
 from integrator.retry import Budget, check_budget, glance, look, promised
 from integrator.root import Root
 from integrator.staging import Progress
-from integrator.transaction import Planner, Transaction
-from integrator.versions import Named, Version, describe, name_files, planner
+from integrator.transaction import Transaction
+from integrator.versions import (
+    Named,
+    Version,
+    check_names,
+    claimed_numbers,
+    describe,
+    name_files,
+    planned_versions,
+    planner,
+)  # fmt: skip
 
 #: Called as the work goes on with (files done, files in all, bytes done).
 Watch = Callable[[int, int, int], None]
@@ -47,6 +56,7 @@ def publish(
     """
     # What is wanted, read strictly: every mistake is named, and nothing was touched.
     request = parse_request(request, root.policy)
+    root = root.of_project(request.project)
     publish_id = request.publish_id or f"run-{new_id()}"
     budget = budget or Budget(attempts=root.settings.attempts, per_host=root.settings.attempts_per_host)
     settle = root.settings.settle if settle is None else settle
@@ -60,14 +70,15 @@ def publish(
         plans = preflight(root, request, promised(root, earlier.reservation), settle=settle)
         plan = planner(root, plans)
         if dry_run:
-            return _planned(root, plans, plan, earlier.reservation)
+            versions = planned_versions(root, plans, plan, earlier.reservation)
+            return PublishResult(transaction="", outcome="planned", versions=versions)
         facts = {
             "purpose": "publish", "publish_id": publish_id, "fingerprint": request.fingerprint(), "project": request.project,
-            "attempts": earlier.attempts,
+            "attempts": earlier.attempts, "request": repeatable(request),
         }  # fmt: skip
         try:
             if earlier.reservation is not None:
-                _check_names(root, plans, earlier.reservation)
+                check_names(root, plans, earlier.reservation)
                 begun = Transaction.adopt(root.engine, earlier.reservation, facts, wait=wait)
             else:
                 begun = Transaction.begin(root.engine, plan, facts, wait=wait)
@@ -76,7 +87,8 @@ def publish(
                 raise
             continue  # another run of the same publish id was faster: ask again how it stands
         with begun as transaction:  # any exception from here on rolls it back
-            return _publish(root, request, plans, transaction, Stamp.now(transaction.id, publish_id), watch)
+            harvest = Harvest(root.engine, transaction.document, leftovers(root.engine, earlier.formers))
+            return _publish(root, request, plans, transaction, harvest, Stamp.now(transaction.id, publish_id), watch)
 
 
 def _publish(
@@ -84,21 +96,23 @@ def _publish(
     request: PublishRequest,
     plans: Sequence[InstancePlan],
     transaction: Transaction,
+    harvest: Harvest,
     stamp: Stamp,
     watch: Watch | None,
 ) -> PublishResult:
     """The part that writes."""
     checksum = request.checksum or root.settings.checksum
     versions: list[tuple[Version, list[Named]]] = []
-    for plan, staging, number in zip(plans, transaction.staging, _numbers(transaction.document)):
+    for plan, staging, number in zip(plans, transaction.staging, claimed_numbers(transaction.document)):
         assert staging is not None
         versions.append((Version(root, plan, staging, number, stamp), name_files(root, plan, number)))
     progress = _progress(transaction, plans, watch)
     # Every file is brought into its staging directory, hashed on the way.
     for version, named in versions:
         for representation in named:
-            version.add(representation, checksum=checksum, progress=progress)
+            version.add(representation, checksum=checksum, harvest=harvest, progress=progress)
         version.add_resources(checksum=checksum, progress=progress)
+    harvest.discard()
     # Their documents wait for the verdict.
     for version, _ in versions:
         transaction.change(*version.changes())
@@ -113,16 +127,6 @@ def _publish(
     )
 
 
-def _numbers(document: Document) -> list[int]:
-    return [document["claims"][directory["claim"]][1] for directory in document["directories"]]
-
-
-def _check_names(root: Root, plans: Sequence[InstancePlan], reservation: Document) -> None:
-    """Refuse names before the reservation is adopted: its numbers are known. Raises `ValidationRefused`."""
-    for plan, number in zip(plans, _numbers(reservation)):
-        name_files(root, plan, number)
-
-
 def _progress(transaction: Transaction, plans: Sequence[InstancePlan], watch: Watch | None) -> Progress:
     total = sum(sum(len(sources.paths) for sources in plan.sources) + len(plan.resources) for plan in plans)
     done = [0, 0]
@@ -135,18 +139,3 @@ def _progress(transaction: Transaction, plans: Sequence[InstancePlan], watch: Wa
             watch(done[0], total, done[1])
 
     return progress
-
-
-def _planned(root: Root, plans: Sequence[InstancePlan], plan: Planner, reservation: Document | None) -> PublishResult:
-    """The answer of a dry run: the numbers that would be next, or are reserved, and the names."""
-    if reservation is not None:
-        claims, directories = reservation["claims"], ledger.directories(reservation)
-    else:
-        wanted = plan("")
-        claims, directories = wanted.claims, list(wanted.directories)
-    versions = []
-    for instance, directory in zip(plans, directories):
-        number = claims[directory.claim][1]
-        folder = root.absolute(Place(root=directory.root, path=directory.final))
-        versions.append(describe(instance, number, folder, name_files(root, instance, number)))
-    return PublishResult(transaction="", outcome="planned", versions=tuple(versions))

@@ -16,19 +16,8 @@ from integrator.root import Root
 
 #: Fields of a transaction that a list shows.
 _SHORT: Final = (
-    "state",
-    "publish_id",
-    "purpose",
-    "project",
-    "created",
-    "ended",
-    "expires",
-    "owner",
-    "progress",
-    "stuck",
-    "error",
-    "left",
-)
+    "state", "publish_id", "purpose", "project", "created", "ended", "expires", "owner", "progress", "stuck", "error", "left",
+)  # fmt: skip
 
 
 def status(root: Root) -> Document:
@@ -164,8 +153,8 @@ def _walk(root: Root, fd: int, prefix: str) -> Iterator[tuple[str, str]]:
         folders = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
     for name in folders:
         version, mark, transaction = name.partition(STAGING_MARK)
-        if mark and root.layout.version_number(version) is not None:
+        if mark and root.is_version(version):
             yield prefix + name, transaction.partition(".")[0]
-        elif root.layout.version_number(name) is None and not name.startswith("."):
+        elif not root.is_version(name) and not name.startswith("."):
             with storage.folder(name, fd) as inner:
                 yield from _walk(root, inner, f"{prefix}{name}/")

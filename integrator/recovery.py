@@ -56,6 +56,7 @@ def undo(engine: Engine, document: Document, evidence: Evidence, *, same_publish
         for index, directory in reversed(list(enumerate(ledger.directories(document)))):
             with _collecting(errors):
                 proof = evidence.proofs[index]
+                operations.remove_discarded(engine, actor.transaction, directory, roots[directory.root])
                 left += operations.undo_directory(engine, actor, index, directory, proof, roots[directory.root], keep)
         for plan in evidence.exchanges:
             with _collecting(errors):
@@ -84,12 +85,11 @@ def undo(engine: Engine, document: Document, evidence: Evidence, *, same_publish
 
 
 def _keep(engine: Engine, document: Document, same_publish: bool) -> Keep:
-    if same_publish and not document.get("successor"):
-        return Keep.EVERYTHING
     # Only these have files that somebody else produced; a publish of a request can make all of its files again.
-    produced = document.get("expires") or document.get("purpose") == "assembly"
-    wanted = document.get("successor") or engine.settings.keep_failed > 0
-    return Keep.PRODUCED if produced and wanted else Keep.NOTHING
+    if document.get("expires") or document.get("purpose") == "assembly":
+        wanted = document.get("successor") or engine.settings.keep_failed > 0
+        return Keep.PRODUCED if wanted else Keep.NOTHING
+    return Keep.EVERYTHING if same_publish else Keep.NOTHING
 
 
 @contextlib.contextmanager

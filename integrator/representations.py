@@ -135,13 +135,17 @@ def resolve(
     roots: Mapping[str, str],
     policy: NamePolicy | None = None,
     promised: str = "",
+    missing_frames: str = "refuse",
 ) -> tuple[Sources | None, list[Problem]]:
     """The files that `representation` means, or None and what is wrong (by pattern or path).
 
     Relative paths start at `base`, which may itself be relative to the current folder; with "" they are refused.
-    `{root[NAME]}/` is filled in from `roots`, `{staging}/` with the directory that was `promised`. The extension must
-    pass `policy`. Folders of patterns are listed, files are not looked at: `inspect` does that.
+    `{root[NAME]}/` is filled in from `roots`, `{staging}/` with the directory that was `promised`. The extension must pass
+    `policy`. `missing_frames` is for a representation that leaves it open. Folders of patterns are listed, files are not
+    looked at: `inspect` does that.
     """
+    if representation.missing_frames is None:
+        representation = attrs.evolve(representation, missing_frames=missing_frames)
     try:
         found = _resolve(representation, _places(base, roots, promised), policy or NamePolicy())
         inside = [path.startswith(promised + "/") for path in found.paths] if promised else [False]

@@ -38,6 +38,8 @@ MOST_LEVELS = 64
 MOST_VALUES = 500_000
 #: Reading stops after this many problems.
 MOST_PROBLEMS = 200
+#: Files that a request which is kept for `resume` may list one by one.
+_MOST_KEPT = 2000
 #: Highest version number.
 MOST_VERSION = 999_999_999
 
@@ -78,8 +80,8 @@ class RepresentationRequest:
     files: tuple[str, ...]
     #: Frames that are wanted, as ``1001-1048``; None for those that are found.
     frames: str | None = None
-    #: Whether missing frames are refused or left out (`MISSING_FRAMES`).
-    missing_frames: str = "refuse"
+    #: Whether missing frames are refused or left out (`MISSING_FRAMES`); None for what the settings say.
+    missing_frames: str | None = None
     #: Number that the first frame gets; None keeps the numbers.
     start_frame: int | None = None
     #: How files reach the version directory (`TRANSFERS`); None for what the settings say.
@@ -175,6 +177,12 @@ class PublishRequest:
 def to_document(request: PublishRequest) -> Document:
     """The request as a JSON object of the schema, every default spelled out; `parse_request` reads it back."""
     return {"schema": SCHEMA, **_plain(request)}
+
+
+def repeatable(request: PublishRequest) -> Document | None:
+    """The request as the transaction keeps it, so that it can be resumed; None for one that lists very many files."""
+    listed = sum(len(entry.files) for instance in request.instances for entry in instance.representations)
+    return to_document(request) if listed <= _MOST_KEPT else None
 
 
 def _plain(value: Any) -> Any:
@@ -516,7 +524,7 @@ _REPRESENTATION = _reader(
         "name": _name,
         "files": _list(_source, filled=True),
         "frames": _or_null(_frames),
-        "missing_frames": _one_of(MISSING_FRAMES),
+        "missing_frames": _or_null(_one_of(MISSING_FRAMES)),
         "start_frame": _or_null(_integer(-MOST_VERSION, MOST_VERSION)),
         "transfer": _or_null(_one_of(TRANSFERS)),
         "output": _name_or_empty,

@@ -70,6 +70,7 @@ def reserve(request: PublishRequest | dict[str, Any] | str | bytes, root: Root, 
     or reserved for something else, `ValidationRefused`, `VersionTaken`, `Failed`.
     """
     request = parse_request(request, root.policy)
+    root = root.of_project(request.project)
     if request.publish_id is None:
         raise UsageError("a reservation is for a publish id: give it one with --publish-id ID")
     while True:

@@ -18,6 +18,8 @@ from integrator.root import Root
 
 #: Seconds between two looks at an attempt that is still running.
 _PAUSE: Final = 0.5
+#: Attempts whose leftovers are looked at; older ones were harvested by those.
+_FORMERS: Final = 10
 
 
 @attrs.frozen(kw_only=True)
@@ -38,6 +40,8 @@ class Earlier:
     reservation: Document | None = None
     #: The attempts before this one, as `ledger.attempts` tells them.
     attempts: list[Document] = attrs.field(factory=list)
+    #: The rolled back attempts, the newest first; some left files to go on from.
+    formers: list[Document] = attrs.field(factory=list)
 
 
 def look(root: Root, publish_id: str, request: PublishRequest, *, wait: float) -> Earlier:
@@ -50,7 +54,7 @@ def look(root: Root, publish_id: str, request: PublishRequest, *, wait: float) -
     while True:
         document = find(root, publish_id)
         if document is None:
-            return _free(root, publish_id)
+            return former_runs(root, publish_id)
         _check_content(document, publish_id, request)
         if document["state"] == State.RESERVED.value:
             return Earlier(reservation=document, attempts=document.get("attempts") or [])
@@ -79,17 +83,19 @@ def _check_content(document: Document, publish_id: str, request: PublishRequest)
     )
 
 
-def _free(root: Root, publish_id: str) -> Earlier:
-    former = former_attempt(root, publish_id)
-    if former is None:
+def former_runs(root: Root, publish_id: str) -> Earlier:
+    """What is known of the runs with a publish id that nobody has now. Raises `VersionTaken` if its reservation is burnt."""
+    formers = former_attempts(root, publish_id)
+    if not formers:
         return Earlier()
+    former = formers[0]
     if former.get("burnt") and former.get("expires"):
         raise VersionTaken(
             f"the version that was reserved for {publish_id} is burnt: its publish failed after it could be seen, and was taken "
             "over while that was undone. Nothing was touched",
             next="publish the next version, under another publish id",
         )
-    return Earlier(attempts=ledger.attempts(former))
+    return Earlier(attempts=ledger.attempts(former), formers=formers)
 
 
 def check_budget(attempts: list[Document], budget: Budget, host: str) -> None:
@@ -132,10 +138,10 @@ def find(root: Root, publish_id: str) -> Document | None:
     return next(iter(root.engine.database.find(TRANSACTIONS, {"publish_id": publish_id}, limit=1)), None)
 
 
-def former_attempt(root: Root, publish_id: str) -> Document | None:
-    """The last attempt with this publish id that was rolled back."""
+def former_attempts(root: Root, publish_id: str) -> list[Document]:
+    """The last attempts with this publish id that were rolled back, the newest first."""
     where = {"state": State.ROLLED_BACK.value, "former_publish_id": publish_id}
-    return next(iter(root.engine.database.find(TRANSACTIONS, where, newest="_id", limit=1)), None)
+    return root.engine.database.find(TRANSACTIONS, where, newest="_id", limit=_FORMERS)
 
 
 def _held(root: Root, document: Document) -> Held:

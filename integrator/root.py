@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
+
+import attrs
 
 from integrator import settings as settings_module
 from integrator import storage
 from integrator.database import PROJECT, connect
 from integrator.engine import MARKER, Effect, Engine
-from integrator.errors import NotARoot, Problem, RootRefused, SettingsRefused, UsageError
+from integrator.errors import NotARoot, Problem, RootRefused, SettingsRefused, TemplateRefused, UsageError
 from integrator.journal import Journals
-from integrator.layout import STAGING_MARK, Layout, NamePolicy, prove_distinct
+from integrator.layout import (
+    FILE,
+    FOLDER,
+    HERO_FILE,
+    HERO_FOLDER,
+    LINKS,
+    STAGING_MARK,
+    Layout,
+    NamePolicy,
+    prove_apart,
+    prove_distinct,
+)
 from integrator.leases import Watcher, this_process
 from integrator.model import Document, Place, new_id
 from integrator.renewal import Renewal
-from integrator.settings import Settings
+from integrator.settings import Given, Settings, Source, Survey
 from integrator.storage import Storage
 
 if TYPE_CHECKING:
@@ -32,19 +47,22 @@ STATE: Final = ".integrator"
 _CONFIG: Final = "config.toml"
 _DATABASE: Final = "publish.sqlite3"
 _FOLDERS: Final = ("journal", "history")
-_TEMPLATES: Final = ("folder", "file", "hero_folder", "hero_file")
+#: Settings that only one project has, a file for each.
+_PROJECTS: Final = "projects"
+_TEMPLATES: Final = {"folder": FOLDER, "file": FILE, "hero_folder": HERO_FOLDER, "hero_file": HERO_FILE}
 
 
 class Root:
     """An open publish root. Close it, or use it in a `with` block."""
 
-    def __init__(self, path: str, engine: Engine, executor: Executor | None) -> None:
+    def __init__(self, path: str, engine: Engine, executor: Executor | None, config: Source) -> None:
         self.path = path
+        self._config = config
         self.engine = engine
         self._executor = executor
         self.settings = engine.settings
         self.policy = NamePolicy(pattern=engine.settings.name_pattern)
-        self.layout = _layout(engine.settings, self.policy, path)
+        self.layout = _layout(engine.settings.templates, self.policy)
 
     def __enter__(self) -> Root:
         return self
@@ -63,11 +81,29 @@ class Root:
         """The absolute path of a place."""
         return os.path.join(self.engine.roots[place.root], place.path)
 
+    def of_project(self, project: str) -> Root:
+        """This root with the settings, and so the templates, of a project; this very one where the project has none of its own.
+
+        Close this one, not what it returns. Raises `SettingsRefused`.
+        """
+        own = _project_source(self.path, project)
+        if not own:
+            return self
+        settings = _survey([self._config], own).settings()
+        return Root(self.path, attrs.evolve(self.engine, settings=settings), None, self._config)
+
+    def is_version(self, name: str) -> bool:
+        """Whether a folder of this name is a version directory, by the templates of the root or of any project."""
+        return any(layout.version_number(name) is not None for layout in self._layouts)
+
+    @functools.cached_property
+    def _layouts(self) -> list[Layout]:
+        return [self.layout, *(self.of_project(project).layout for project in configured_projects(self.path))]
+
     def is_kept(self, path: str) -> bool:
         """Whether a path below a root lies in a version directory, a staging directory or a folder of the engine."""
         parts = path.split("/")
-        versions = (part.partition(STAGING_MARK)[0] for part in parts)
-        return STATE in parts or any(self.layout.version_number(part) is not None for part in versions)
+        return STATE in parts or any(self.is_version(part.partition(STAGING_MARK)[0]) for part in parts)
 
     def register_effect(self, name: str, effect: Effect) -> None:
         """Make an effect in an outside system known; recovery needs it under the same name."""
@@ -87,7 +123,7 @@ class Root:
 def create_root(path: str, *, database: str = "", templates: Mapping[str, str] | None = None) -> Root:
     """Make a publish root at `path` (its folder may exist) and open it; an existing root is opened as it is.
 
-    Raises `UsageError`, `SettingsRefused`, `TemplateRefused`, `OSError`.
+    Raises `UsageError`, `SettingsRefused`, `OSError`.
     """
     path = os.path.abspath(path)
     if os.path.exists(os.path.join(path, STATE, _CONFIG)):
@@ -98,8 +134,7 @@ def create_root(path: str, *, database: str = "", templates: Mapping[str, str] |
         return root
     root_id = new_id()
     text = _config(root_id, database, templates or {})
-    settings = settings_module.load(text, os.path.join(path, STATE, _CONFIG))
-    _layout(settings, NamePolicy(pattern=settings.name_pattern), path)  # refused before anything is made
+    settings = _survey([Source(settings_module.ROOT, os.path.join(path, STATE, _CONFIG), text)]).settings()  # or nothing is made
     writer = Storage()
     os.makedirs(path, exist_ok=True)
     fd = storage.open_root(path)
@@ -137,7 +172,7 @@ def open_root(path: str, *, executor: Executor | None = None, application: str =
     """Open the publish root at `path`.
 
     `executor` runs the copying (any `concurrent.futures.Executor`, not closed here); by default threads of this process.
-    Raises `NotARoot`, `RootRefused`, `SettingsRefused`, `TemplateRefused`, `DatabaseFailed`, `NewerDatabase`.
+    Raises `NotARoot`, `RootRefused`, `SettingsRefused`, `DatabaseFailed`, `NewerDatabase`.
     """
     path = os.path.abspath(path)
     state = os.path.join(path, STATE)
@@ -150,10 +185,9 @@ def open_root(path: str, *, executor: Executor | None = None, application: str =
         finally:
             os.close(fd)
     except OSError as error:
-        raise NotARoot(f"{path} is not a publish root ({config}: {error.strerror})", next=f"integrator init {path}") from error
-    settings = settings_module.load(text, config)
-    if not settings.root_id:
-        raise SettingsRefused([Problem(f"{config}:1", "root_id is missing")])
+        raise _not_a_root(path, error) from error
+    source = Source(settings_module.ROOT, config, text)
+    settings = _survey([source]).settings()
     url = _url(settings, path)
     own = None if executor is not None or settings.workers == 1 else ThreadPoolExecutor(settings.workers)
     writer = Storage()
@@ -169,13 +203,18 @@ def open_root(path: str, *, executor: Executor | None = None, application: str =
         watcher=Watcher(settings.lease),
         executor=executor or own,
     )
-    return Root(path, engine, own)
+    return Root(path, engine, own, source)
+
+
+def _not_a_root(path: str, error: OSError) -> NotARoot:
+    return NotARoot(f"{path} is not a publish root ({config_file(path)}: {error.strerror})", next=f"integrator init {path}")
 
 
 def find_root(start: str = "") -> str:
-    """The publish root to work with: ``$INTEGRATOR_ROOT``, else the nearest parent of `start` that has ``.integrator/``.
+    """The publish root to work with: ``$INTEGRATOR_ROOT``, else the nearest parent of `start` that has ``.integrator/``, else
+    the user's `default_root`.
 
-    Raises `NotARoot`.
+    Raises `NotARoot`, `SettingsRefused`.
     """
     named = os.environ.get("INTEGRATOR_ROOT")
     if named:
@@ -184,6 +223,8 @@ def find_root(start: str = "") -> str:
     while not os.path.exists(os.path.join(folder, STATE, _CONFIG)):
         parent = os.path.dirname(folder)
         if parent == folder:
+            if preferred := settings_module.survey([]).settings().default_root:
+                return preferred
             raise NotARoot(
                 f"neither {here} nor any folder above it is a publish root",
                 next="integrator init ROOT, or name one with --root DIR",
@@ -192,10 +233,99 @@ def find_root(start: str = "") -> str:
     return folder
 
 
-def _layout(settings: Settings, policy: NamePolicy, path: str) -> Layout:
-    texts = dict(settings.templates)
-    given = {name: texts.pop(name) for name in _TEMPLATES if name in texts}
-    layout = Layout(**given, links=texts, policy=policy)
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+def read_settings(path: str, project: str = "") -> Survey:
+    """Everything that the settings of a root, or of a project in it, say on all levels, and all that is wrong with it.
+
+    Raises `NotARoot`, and `SettingsRefused` where a file cannot be read.
+    """
+    config = config_file(path)
+    try:
+        with open(config, "rb") as file:
+            sources = [Source(settings_module.ROOT, config, file.read())]
+    except OSError as error:
+        raise _not_a_root(path, error) from error
+    return _survey(sources, _project_source(path, project))
+
+
+def configured_projects(path: str) -> list[str]:
+    """The projects of a root that have settings of their own."""
+    try:
+        names = os.listdir(os.path.join(path, STATE, _PROJECTS))
+    except FileNotFoundError:
+        return []
+    return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
+
+
+def config_file(path: str) -> str:
+    """Where the settings of a root stand."""
+    return os.path.join(path, STATE, _CONFIG)
+
+
+def project_file(path: str, project: str) -> str:
+    """Where the settings of a project stand, or would."""
+    return os.path.join(path, STATE, _PROJECTS, f"{project}.toml")
+
+
+def _project_source(path: str, project: str) -> list[Source]:
+    """The file of a project as a list of one, or of none. A name that cannot be a folder has none."""
+    if NamePolicy().component_problem(project):
+        return []
+    name = project_file(path, project)
+    try:
+        with open(name, "rb") as file:
+            return [Source(settings_module.PROJECT, name, file.read())]
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            return []
+        raise SettingsRefused([Problem(name, f"cannot be read: {error.strerror}")]) from error
+
+
+def _survey(root: Sequence[Source], project: Sequence[Source] = ()) -> Survey:
+    """What the settings say, their templates checked too: folders must be distinct, in a project and between projects."""
+    found = settings_module.survey([*root, *project])
+    given = {**found.given}
+    for name, text in {**_TEMPLATES, **LINKS}.items():
+        default = Given(str(text), settings_module.DEFAULT, settings_module.DEFAULT)
+        given[f"templates.{name}"] = (*given.get(f"templates.{name}", ()), default)
+    found = attrs.evolve(found, given=given)
+    problems = [*found.problems]
+    if not found.value("root_id"):
+        problems.append(Problem(f"{root[0].path}:1", "root_id is missing"))
+    policy = NamePolicy(pattern=found.value("name_pattern"))
+    try:
+        layout = _layout(found.table("templates"), policy)
+        if project:
+            prove_apart(layout, _layout(settings_module.survey(root).table("templates"), policy))
+    except TemplateRefused as error:
+        problems.append(Problem(_blamed(found, error.message), error.message))
+    problems += _unused(found)
+    return attrs.evolve(found, problems=tuple(problems))
+
+
+def _blamed(found: Survey, message: str) -> str:
+    """File and line of the template that a message quotes, else of the one that was set at the last level."""
+    given = {name.partition(".")[2]: values[0] for name, values in found.given.items() if name.startswith("templates.")}
+    changed = {name: value for name, value in given.items() if value.level != settings_module.DEFAULT}
+    quoted = [value for name, value in changed.items() if repr(value.value) in message or f"{{@{name}}}" in message]
+    return max(quoted or changed.values(), key=lambda value: settings_module.LEVELS.index(value.level)).where
+
+
+def _unused(found: Survey) -> Iterator[Problem]:
+    """Links that no template uses: most likely a template whose name is misspelt."""
+    templates = found.table("templates")
+    for name in templates.keys() - {*_TEMPLATES, *LINKS}:
+        if not any(f"{{@{name}}}" in text for text in templates.values()):
+            what = f"is neither one of {', '.join(_TEMPLATES)} nor an inner link: no template holds {{@{name}}}"
+            yield Problem(found.given[f"templates.{name}"][0].where, f"templates.{name} {what}")
+
+
+def _layout(templates: Mapping[str, str], policy: NamePolicy) -> Layout:
+    links = dict(templates)
+    given = {name: links.pop(name) for name in _TEMPLATES if name in links}
+    layout = Layout(**given, links=links, policy=policy)
     prove_distinct(layout)
     return layout
 
@@ -218,10 +348,11 @@ def _check_trust(path: str, state_fd: int) -> None:
     """Refuse folders of the engine that strangers own or can write. Raises `RootRefused`."""
     root = os.stat(path)
     trusted = {0, os.geteuid(), root.st_uid}
+    folders = [*_FOLDERS, _PROJECTS] if os.path.isdir(os.path.join(path, STATE, _PROJECTS)) else _FOLDERS
     with contextlib.ExitStack() as stack:
         opened = {
             STATE: state_fd,
-            **{f"{STATE}/{name}": stack.enter_context(storage.folder(name, state_fd)) for name in _FOLDERS},
+            **{f"{STATE}/{name}": stack.enter_context(storage.folder(name, state_fd)) for name in folders},
         }
         for name, fd in opened.items():
             status = os.fstat(fd)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
 from threading import Event
 from typing import Final
@@ -18,6 +18,7 @@ import attrs
 from integrator import storage, transfer
 from integrator.engine import Engine
 from integrator.errors import SourceChanged, StagingChanged, StorageFailed, UsageError
+from integrator.harvest import Harvest
 from integrator.journal import Journal
 from integrator.journal.format import Staged, Unstaged
 from integrator.model import Directory, Identity
@@ -113,37 +114,62 @@ class StagingDirectory:
         *,
         folder: str = "",
         known: Facts | None = None,
+        harvest: Harvest | None = None,
         progress: Progress | None = None,
     ) -> Facts:
         """Stage `sources` (absolute paths) as `names` in a folder of this directory; returns their facts in order.
 
-        `known` is what a look at the sources of hard links found; it saves another one.
+        `known` is what a look at the sources of hard links found; it saves another one. `harvest` has the copies that an earlier
+        attempt left.
 
         Raises `StorageFailed`, `SourceChanged`, `StagingChanged`. Nothing is half recorded: a chunk is, or is not.
         """
         self._folder(folder)
+        found = self._harvested(sources, names, policy, folder, harvest)
+        rest = [n for n in range(len(names)) if n not in found]
         chunks = [
             Chunk(
                 folder=self._folder_path(folder),
                 identity=self._folders[folder],
-                sources=sources[start:end],
-                names=names[start:end],
+                sources=[sources[n] for n in rest[start:end]] if found else sources[start:end],
+                names=[names[n] for n in rest[start:end]] if found else names[start:end],
                 policy=policy,
                 known=known.part(start, end) if known is not None else None,
             )
-            for start, end in _cuts(len(names), _chunk_size(len(names)))
+            for start, end in _cuts(len(rest), _chunk_size(len(rest)))
         ]
         group = _Group(folder, policy.transfer, list(names), list(sources), Facts())
         results: dict[int, Facts] = {}
         for number, facts in self._run(chunks):
             results[number] = facts
             self._record(folder, chunks[number].names, chunks[number].sources, policy.transfer, facts)
+            if policy.transfer != "hardlink":
+                self._journal.flush()  # should we be killed, the next attempt need not copy these again
             if progress is not None:
                 progress(len(facts.sizes), sum(facts.sizes))
         for number in range(len(chunks)):
             group.facts.extend(results[number])
+        if found:
+            if progress is not None:
+                progress(len(found), 0)
+            group.facts = _merged(len(names), found, rest, group.facts)
         self._groups.append(group)
         return group.facts
+
+    def _harvested(
+        self, sources: Sequence[str], names: Sequence[str], policy: Policy, folder: str, harvest: Harvest | None
+    ) -> dict[int, Facts]:
+        """Facts, by index, of copies that an earlier attempt left and that are good."""
+        if harvest is None or policy.checksum == "none" or policy.transfer not in ("copy", "reflink", "move"):
+            return {}
+        at = self._open(folder)
+        try:
+            found = harvest.copies(sources, names, policy, at)
+        finally:
+            os.close(at)
+        for n, facts in found.items():
+            self._record(folder, [names[n]], [sources[n]], policy.transfer, facts)
+        return found
 
     def write(self, name: str, content: bytes, *, checksum: bool = True, folder: str = "") -> Facts:
         """Stage a file with this content."""
@@ -166,10 +192,11 @@ class StagingDirectory:
         facts.add(made.st_size, made.st_ino, made, xxhash.xxh3_128_hexdigest(content) if checksum else "")
         return self._made(folder, "write", name, facts)
 
-    def adopt(self, name: str, *, checksum: bool = False) -> Facts:
+    def adopt(self, name: str, *, checksum: bool = False, harvest: Harvest | None = None) -> Facts:
         """Take up a file that somebody wrote straight into this directory (`name` may have folders).
 
-        Raises `StagingChanged` if it is not there, empty, or no regular file.
+        One that is not here is taken from what an earlier attempt left (`harvest`). Raises `StagingChanged` if it is not there,
+        empty, or no regular file.
         """
         folder, _, base = name.rpartition("/")
         try:
@@ -178,6 +205,8 @@ class StagingDirectory:
             self._folder(folder)
             at = storage.open_folder(folder, self.fd)
             try:
+                if harvest is not None and not folder and not storage.exists(base, at):
+                    harvest.produced(base, self.directory.lease, at)
                 status = os.stat(base, dir_fd=at, follow_symlinks=False)
                 if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
                     raise StagingChanged(f"{name} in {self.path} is empty or not a regular file")
@@ -447,6 +476,15 @@ def _signalling(ended: Event, function: Callable[..., Facts], *arguments: object
         return function(*arguments)
     finally:
         ended.set()
+
+
+def _merged(count: int, found: Mapping[int, Facts], rest: Sequence[int], staged: Facts) -> Facts:
+    """Facts of all files in order, from those that were found and those of the rest."""
+    positions = {n: position for position, n in enumerate(rest)}
+    merged = Facts()
+    for n in range(count):
+        merged.extend(found[n] if n in found else staged.part(positions[n], positions[n] + 1))
+    return merged
 
 
 def _chunk_size(count: int) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import attrs
 
 from integrator import queries, storage
-from integrator.check import trash_names
+from integrator.check import is_kept, trash_names
 from integrator.database import CLAIMS, TRANSACTIONS, Delete
 from integrator.model import ENDED, State
 from integrator.root import Root
@@ -23,7 +23,7 @@ from integrator.root import Root
 class Swept:
     """One thing that was (or in a dry run: would be) removed."""
 
-    #: staging, trash, claim or journal.
+    #: staging, trash, kept (of a failed publish, for its next attempt), claim or journal.
     kind: str
     #: Absolute path, or the key of a claim.
     path: str
@@ -38,7 +38,12 @@ def sweep(root: Root, *, older_than: float | None = None, dry_run: bool = False)
     """
     keep = root.settings.keep if older_than is None else older_than
     now = root.engine.database.now()  # before anything else: without the database nothing is swept
-    found = [entry for entry in [*_paths(root, now), *_claims(root, now)] if entry.age >= keep]
+    kept = root.settings.keep_failed if older_than is None else older_than
+    found = [
+        entry
+        for entry in [*_paths(root, now), *_claims(root, now)]
+        if entry.age >= (min(keep, kept) if entry.kind == "kept" else keep)
+    ]
     if not dry_run:
         for entry in found:
             _remove(root, entry)
@@ -52,7 +57,8 @@ def _paths(root: Root, now: float) -> Iterator[Swept]:
             yield _aged("staging", root.absolute(place), now)
     for path in trash_names(root):
         if _abandoned(root, os.path.basename(path).partition(".")[0]):
-            yield _aged("trash", path, now)
+            document = root.engine.database.read(TRANSACTIONS, os.path.basename(path).partition(".")[0])
+            yield _aged("kept" if is_kept(root, document, path) else "trash", path, now)
     for transaction in root.engine.journals.unfinished():
         if root.engine.database.read(TRANSACTIONS, transaction) is None:
             yield _aged("journal", root.engine.journals.location(transaction), now)

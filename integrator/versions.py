@@ -9,10 +9,11 @@ from typing import Any
 
 import attrs
 
-from integrator import documents, storage
+from integrator import documents, ledger, storage
 from integrator.database import CLAIMS, LEASES, PROJECT, Insert
 from integrator.documents import Stamp
 from integrator.errors import Problem, ValidationRefused, VersionTaken
+from integrator.harvest import Harvest
 from integrator.layout import STAGING_MARK, collision_key
 from integrator.ledger import Plan
 from integrator.model import Directory, Document, Place
@@ -220,8 +221,8 @@ class Version:
         """Absolute path that a file will have once published; this is what belongs *into* files, never `path`."""
         return os.path.join(self.staging.final_path, name) if name else self.staging.final_path
 
-    def add(self, named: Named, *, checksum: str, progress: Progress | None = None) -> None:
-        """Stage the files of a representation and describe it."""
+    def add(self, named: Named, *, checksum: str, harvest: Harvest | None = None, progress: Progress | None = None) -> None:
+        """Stage the files of a representation and describe it; `harvest` has copies that an earlier attempt left."""
         representation = named.sources.representation
         if named.sources.promised:
             assert named.sources.looked is not None
@@ -234,7 +235,7 @@ class Version:
         rule = policy(self._root.engine, way, checksum)
         sources = _link_targets(self, named, self._root) if way == "symlink" else named.sources.paths
         known = named.sources.looked if way == "hardlink" and checksum != "all" else None
-        facts = self.staging.transfer(sources, named.names, rule, known=known, progress=progress)
+        facts = self.staging.transfer(sources, named.names, rule, known=known, harvest=harvest, progress=progress)
         self._describe_sources(named, facts)
 
     def _describe_sources(self, named: Named, facts: Facts) -> None:
@@ -318,3 +319,31 @@ def describe(plan: InstancePlan, number: int, folder: str, named: Sequence[Named
             PublishedRepresentation(name=entry.sources.representation.name, folder=folder, names=entry.names) for entry in named
         ),
     )
+
+
+def planned_versions(
+    root: Root, plans: Sequence[InstancePlan], plan: Planner, reservation: Document | None
+) -> tuple[PublishedVersion, ...]:
+    """What a dry run answers: the numbers that would be next, or are reserved, and the names."""
+    if reservation is not None:
+        claims, directories = reservation["claims"], ledger.directories(reservation)
+    else:
+        wanted = plan("")
+        claims, directories = wanted.claims, list(wanted.directories)
+    versions = []
+    for instance, directory in zip(plans, directories):
+        number = claims[directory.claim][1]
+        folder = root.absolute(Place(root=directory.root, path=directory.final))
+        versions.append(describe(instance, number, folder, name_files(root, instance, number)))
+    return tuple(versions)
+
+
+def claimed_numbers(document: Document) -> list[int]:
+    """The version number of each directory of a transaction."""
+    return [document["claims"][directory["claim"]][1] for directory in document["directories"]]
+
+
+def check_names(root: Root, plans: Sequence[InstancePlan], reservation: Document) -> None:
+    """Refuse names before the reservation is adopted: its numbers are known. Raises `ValidationRefused`."""
+    for plan, number in zip(plans, claimed_numbers(reservation)):
+        name_files(root, plan, number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pty
@@ -473,7 +474,7 @@ def in_process(root: Path, sources: Path, *more: str) -> int:
 def test_a_bug_exits_1_with_a_short_message_and_the_traceback_on_request(
     root: Path, sources: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys.modules["integrator.publish"], "publish", failing_publish(ZeroDivisionError("oops")))
+    monkeypatch.setattr(importlib.import_module("integrator.publish"), "publish", failing_publish(ZeroDivisionError("oops")))
     assert in_process(root, sources, "--json") == 1
     said = capsys.readouterr()
     assert json.loads(said.out)["error"]["code"] == "bug"
@@ -487,7 +488,7 @@ def test_a_bug_exits_1_with_a_short_message_and_the_traceback_on_request(
 def test_what_was_published_before_the_error_is_answered_as_published(
     error: BaseException, root: Path, sources: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys.modules["integrator.publish"], "publish", failing_publish(error, after=True))
+    monkeypatch.setattr(importlib.import_module("integrator.publish"), "publish", failing_publish(error, after=True))
     assert in_process(root, sources, "--json") == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["outcome"] == "published"
@@ -504,7 +505,7 @@ def test_an_interruption_before_the_engine_guards_what_it_began_is_in_doubt(
         ledger.begin(opened.engine.database, "0" * 24, ledger.Plan(), opened.engine.owner, opened.settings.lease, facts)
         raise errors.Interrupted(15)
 
-    monkeypatch.setattr(sys.modules["integrator.publish"], "publish", begun)
+    monkeypatch.setattr(importlib.import_module("integrator.publish"), "publish", begun)
     assert in_process(root, sources, "--json") == 6
     answer = json.loads(capsys.readouterr().out)
     assert (answer["outcome"], answer["transaction"]) == ("in_doubt", "0" * 24)
@@ -725,7 +726,7 @@ def test_a_farm_waits_for_a_soft_lock_and_an_artist_does_not(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(sys.modules["integrator.publish"], "publish", publish)
+    monkeypatch.setattr(importlib.import_module("integrator.publish"), "publish", publish)
     assert in_process(root, sources) == 5
     assert in_process(root, sources, "--wait", "7") == 5
     assert waited == [wanted, 7.0]

@@ -481,11 +481,11 @@ def publish_or_burnt(run: Studio) -> None:
     if promised(run):
         assert_promised_or_published(run)
     with run.open() as root:
-        try:
+        if promised(run) or any(entry.get("publish_id") == "farm-1" for entry in _documents(run)):
             assert integrator.publish(request(run), root).versions[0].version == 2
             return
-        except VersionTaken as error:
-            assert "burnt" in error.message
+        with pytest.raises(VersionTaken, match="burnt"):
+            integrator.publish(request(run), root)
     assert kept_frames(run) == sorted(content(frame) for frame in range(1001, 1001 + FRAMES))
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 #: A command of ours inside a sentence; it gets the `--root` that this run was given, so that it can be pasted as it is.
 _OWN_COMMAND: Final = re.compile(
-    r"\bintegrator (?=(?:publish|status|show|history|versions|recover|rollback|check|sweep|lease)\b)"
+    r"\bintegrator (?=(?:publish|status|show|history|versions|recover|rollback|check|sweep|lease|config)\b)"
 )
 
 
@@ -66,6 +66,8 @@ class Console:
     def __init__(self, *, json: bool, command: str) -> None:
         self.json = json
         self.command = command
+        #: Whether the answer is that of a publish.
+        self.publishes = command in ("publish", "resume")
         self.verbose = False
         #: What `--root` named; "" if nothing did.
         self.root = ""
@@ -129,7 +131,7 @@ class Console:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             if not isinstance(self._broken, BrokenPipeError):
                 self.say(f"integrator: the answer could not be written: {self._broken.strerror}")
-                return code or (0 if self.command == "publish" else 1)
+                return code or (0 if self.publishes else 1)
         return code
 
     def _write(self, text: str) -> None:

@@ -34,7 +34,7 @@ class Bug(IntegratorError):
 def as_answer(error: BaseException, console: Console) -> IntegratorError:
     """The error that a user is told of, for anything that was raised."""
     if isinstance(error, Interrupted):
-        if console.command != "publish":
+        if not console.publishes:
             error.message, error.next = "Interrupted. What was done so far stays done; it can be run again.", ""
         return error
     if isinstance(error, IntegratorError):
@@ -71,11 +71,11 @@ def tell(error: IntegratorError, console: Console) -> None:
     for line in more:
         console.say(line)
     meaning = _MEANING.get(code, "")
-    if meaning and console.command == "publish" and not any(said in error.message.lower() for said in _SAID):
+    if meaning and console.publishes and not any(said in error.message.lower() for said in _SAID):
         console.say(f"  {meaning}")
     if error.next:
         console.say(f"  next: {shown(console.command_line(error.next))}")
-    if code in _FINAL and (console.command == "publish" or farm()):
+    if code in _FINAL and (console.publishes or farm()):
         console.say("  farm: do not retry")
     if console.verbose:
         console.say("".join(traceback.format_exception(error.__cause__ if isinstance(error, Bug) else error)).rstrip())
@@ -94,7 +94,7 @@ def _lines(error: IntegratorError) -> list[str]:
 
 def _document(error: IntegratorError, console: Console) -> object:
     error.next = console.command_line(error.next)
-    if console.command == "publish":
+    if console.publishes:
         return failure_document(error)
     return {"error": {"code": error.code, "message": error.message, "next": error.next}}
 

@@ -15,7 +15,7 @@ from integrator.cli.console import Console, duration, plural, shown, size
 from integrator.cli.failures import Bug, as_answer, exit_code, tell
 from integrator.cli.farms import FARM_ATTEMPTS, FARM_ATTEMPTS_PER_HOST, FARM_SETTLE, FARM_WAIT, farm
 from integrator.cli.progress import Progress, progress
-from integrator.errors import IntegratorError, Interrupted, Unsettled, UsageError
+from integrator.errors import DifferentContent, IntegratorError, Interrupted, Unsettled, UsageError
 from integrator.results import PublishResult, failed
 
 if TYPE_CHECKING:
@@ -62,32 +62,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     both = parser.add_argument_group("both forms")
     both.add_argument("--publish-id", action=Once, metavar="ID", help="publishes once under this id, however often it is run")
     both.add_argument("--again", action="store_true", help="publish a new version even if this publish id was published before")
-    both.add_argument(
+    add_retry_options(both)
+    both.add_argument("--dry-run", action="store_true", help="check everything, write nothing")
+    both.add_argument("--workers", action=Once, metavar="N", type=count, help="threads that copy")
+
+
+def add_retry_options(group: argparse._ArgumentGroup) -> None:
+    """Options that say how long to wait and how often to try; `resume` has them, too."""
+    group.add_argument(
         "--attempts",
         action=Once,
         metavar="N",
         type=count,
         help=f"give up (exit 7) after so many failed attempts (default: never; on a farm {FARM_ATTEMPTS})",
     )
-    both.add_argument(
+    group.add_argument(
         "--attempts-per-host",
         action=Once,
         metavar="N",
         type=count,
         help=f"the same for attempts on one host (on a farm {FARM_ATTEMPTS_PER_HOST})",
     )
-    both.add_argument(
+    group.add_argument(
         "--on-changed",
         action=Once,
         choices=("refuse", "amend"),
         help="what to do if the publish id was used for other content (default: refuse)",
     )
-    both.add_argument("--settle", action=Once, metavar="SECONDS", type=seconds,
+    group.add_argument("--settle", action=Once, metavar="SECONDS", type=seconds,
                       help=f"wait so long for sources that are missing or still grow (on a farm {FARM_SETTLE:.0f})")  # fmt: skip
-    both.add_argument("--wait", action=Once, metavar="SECONDS", type=seconds,
+    group.add_argument("--wait", action=Once, metavar="SECONDS", type=seconds,
                       help=f"wait for a busy soft lock (default: 0; on a farm {FARM_WAIT:.0f})")  # fmt: skip
-    both.add_argument("--dry-run", action="store_true", help="check everything, write nothing")
-    both.add_argument("--workers", action=Once, metavar="N", type=count, help="threads that copy")
 
 
 def _number(text: str) -> float:
@@ -108,12 +113,16 @@ def _version(text: str) -> int:
 
 def run(call: Call) -> int:
     """Publish, and give the answer whatever happens."""
+    with opened(call) as root:
+        request, given = _request(call.arguments, root, call.console)
+        return carry_out(call, root, request, on_farm=bool(farm()) and given)
+
+
+def carry_out(call: Call, root: Root, request: PublishRequest, *, on_farm: bool) -> int:
+    """Publish a request that has a publish id, and give the answer whatever happens; returns the exit code."""
     started = time.monotonic()
-    with _opened(call) as root:
-        request = _request(call.arguments, root, call.console)
-        display = progress(call.console)
-        copied = [0]
-        result = _publish(call, root, request, display, copied)
+    display, copied = progress(call.console), [0]
+    result = _publish(call, root, request, display, copied, on_farm)
     if result.error is not None:
         tell(result.error, call.console)
         result.error.next = call.console.command_line(result.error.next)
@@ -126,7 +135,8 @@ def run(call: Call) -> int:
 
 
 @contextlib.contextmanager
-def _opened(call: Call) -> Iterator[Root]:
+def opened(call: Call) -> Iterator[Root]:
+    """The publish root, with as many threads as the command line says."""
     from integrator.root import open_root
 
     workers = call.arguments.workers
@@ -142,8 +152,11 @@ def _opened(call: Call) -> Iterator[Root]:
 # --- the request ------------------------------------------------------------------------------------------------------
 
 
-def _request(arguments: Arguments, root: Root, console: Console) -> PublishRequest:
-    """The request, with a publish id: by that its outcome can be asked for whatever happens. Raises `RequestRefused`."""
+def _request(arguments: Arguments, root: Root, console: Console) -> tuple[PublishRequest, bool]:
+    """The request with a publish id, by which its outcome can be asked for whatever happens; whether the caller gave that id.
+
+    Raises `RequestRefused`.
+    """
     import attrs
 
     from integrator.model import new_id
@@ -164,7 +177,7 @@ def _request(arguments: Arguments, root: Root, console: Console) -> PublishReque
     publish_id = given if given is not None else f"run-{new_id()}"
     if arguments.again:
         publish_id += f"+{new_id()}"  # an id of its own: the one that was published keeps its answer
-    return parse_request(attrs.evolve(request, publish_id=publish_id), root.policy)
+    return parse_request(attrs.evolve(request, publish_id=publish_id), root.policy), given is not None and not arguments.again
 
 
 def read_request(name: str, console: Console) -> bytes:
@@ -186,12 +199,23 @@ def read_request(name: str, console: Console) -> bytes:
 # --- publishing and its outcome ---------------------------------------------------------------------------------------
 
 
-def _publish(call: Call, root: Root, request: PublishRequest, display: Progress, copied: list[int]) -> PublishResult:
+def _publish(
+    call: Call, root: Root, request: PublishRequest, display: Progress, copied: list[int], on_farm: bool
+) -> PublishResult:
     from integrator.publish import publish
+    from integrator.retry import Budget
+    from integrator.settings import without_password
 
     arguments = call.arguments
     wait = arguments.wait if arguments.wait is not None else FARM_WAIT if farm() else 0.0
-    call.console.detail(f"publish id {request.publish_id}, database {root.settings.database or 'embedded'}, waits {wait:g} s")
+    database = without_password(root.settings.database) or "embedded"
+    settings = root.of_project(request.project).settings
+    settle = arguments.settle if arguments.settle is not None else settings.settle or (FARM_SETTLE if farm() else 0.0)
+    budget = {
+        "attempts": arguments.attempts or settings.attempts or (FARM_ATTEMPTS if on_farm else 0),
+        "per_host": arguments.attempts_per_host or settings.attempts_per_host or (FARM_ATTEMPTS_PER_HOST if on_farm else 0),
+    }
+    call.console.detail(f"publish id {request.publish_id}, database {database}, waits {wait:g} s")
 
     def watch(done: int, total: int, count: int) -> None:
         call.interruptions.check()
@@ -201,7 +225,9 @@ def _publish(call: Call, root: Root, request: PublishRequest, display: Progress,
 
     try:
         with contextlib.nullcontext() if arguments.dry_run else display:
-            result = publish(request, root, wait=wait, dry_run=arguments.dry_run, watch=watch)
+            result = publish(
+                request, root, wait=wait, dry_run=arguments.dry_run, watch=watch, settle=settle, budget=Budget(**budget)
+            )
             call.interruptions.settled()
             if result.outcome != "planned":
                 display.finish()
@@ -209,6 +235,8 @@ def _publish(call: Call, root: Root, request: PublishRequest, display: Progress,
     except BaseException as error:
         # From here on only the truth is looked for; a signal changes nothing any more.
         call.interruptions.settled()
+        if isinstance(error, DifferentContent) and arguments.on_changed == "amend":
+            error.message += ". It cannot be amended by this version of integrator"
         return _outcome(root, request, as_answer(error, call.console), call.console)
 
 

@@ -128,6 +128,18 @@ class Journals:
             raise JournalDamaged(f"the journal of {transaction} belongs to {records[0].transaction}")
         return Content(records=tuple(records), torn=torn or not records)
 
+    def read_ended(self, transaction: str) -> Content:
+        """The records of an ended transaction, from the history. Raises `JournalDamaged`, `OSError` if it is not there."""
+        import gzip
+
+        with self._folder("history") as history, storage.folder(_month(transaction), history) as at:
+            try:
+                content = storage.read_file(transaction + _SUFFIX, at)
+            except FileNotFoundError:
+                content = gzip.decompress(storage.read_file(f"{transaction}{_SUFFIX}.gz", at))
+        records, torn = read_records(content)
+        return Content(records=tuple(records), torn=torn)
+
     def unfinished(self) -> list[str]:
         """Ids of the transactions that have a journal here, in order of their start."""
         with self._folder("journal") as at, os.scandir(at) as entries:
@@ -140,12 +152,11 @@ class Journals:
 
     def archive(self, transaction: str) -> bool:
         """Move the journal of an ended transaction to the history; False if there was none. Raises `OSError`."""
-        month = time.strftime("%Y-%m", time.gmtime(int(transaction[:8], 16)))
         with self._folder("journal") as at:
             if not storage.exists(transaction + _SUFFIX, at):
                 return False
             with self._folder("history") as history:
-                target = self._storage.make_folders(month, 0o2775, history)
+                target = self._storage.make_folders(_month(transaction), 0o2775, history)
                 try:
                     self._storage.rename(transaction + _SUFFIX, at, transaction + _SUFFIX, target)
                 except FileNotFoundError:
@@ -161,3 +172,8 @@ class Journals:
             yield fd
         finally:
             os.close(fd)
+
+
+def _month(transaction: str) -> str:
+    """The folder of the history for a transaction, by the time in its id."""
+    return time.strftime("%Y-%m", time.gmtime(int(transaction[:8], 16)))

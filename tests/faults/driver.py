@@ -171,8 +171,8 @@ def _expire_after(seconds: float) -> None:
 
     from integrator import settings
 
-    load, times = settings.load, settings.LeaseTimes(takeover=seconds, takeover_same_publish=seconds)
-    settings.load = lambda *where: attrs.evolve(load(*where), lease=times)
+    found, times = settings.Survey.settings, settings.LeaseTimes(takeover=seconds, takeover_same_publish=seconds)
+    settings.Survey.settings = lambda survey: attrs.evolve(found(survey), lease=times)
 
 
 def run(arguments: Arguments) -> int:
