@@ -85,6 +85,7 @@ def reserve(request: PublishRequest | dict[str, Any] | str | bytes, root: Root, 
                 next=f"integrator show {found['_id']}, or use another publish id",
             )
         _make_directories(root, found)  # whoever reserved it may have been killed before they were made
+        _confirm(root, found)
         return answer(root, found, _plans(root, request))
 
 
@@ -117,6 +118,7 @@ def _reserve(request: PublishRequest, root: Root, seconds: float) -> Reservation
             ledger.move_claims(engine.database, document, again)
         document = engine.database.read(TRANSACTIONS, transaction) or document
         _make_directories(root, document)
+        _confirm(root, document)
     except BaseException as error:
         settled = recovery.give_back(engine, document, f"{type(error).__name__}: {error}")
         if settled.outcome != "rolled_back":
@@ -127,6 +129,18 @@ def _reserve(request: PublishRequest, root: Root, seconds: float) -> Reservation
             raise Failed(f"the reservation was taken away: {error}", next="run it again") from error
         raise
     return answer(root, document, plans)
+
+
+def _confirm(root: Root, document: Document) -> None:
+    """Remove the directories again if the reservation was given back or adopted before they were there. Raises `Failed`."""
+    now = root.engine.database.read(TRANSACTIONS, document["_id"]) or {}
+    if now.get("state") == State.RESERVED.value:
+        return
+    for directory in ledger.directories(document):
+        with root.engine.root(directory.root) as fd:
+            root.engine.storage.remove_empty(directory.staging, fd)
+    state = now.get("state", "gone")
+    raise Failed(f"the reservation of {document['publish_id']} did not last: it is {state} now", next="integrator status")
 
 
 def _make_directories(root: Root, document: Document) -> None:

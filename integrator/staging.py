@@ -210,6 +210,7 @@ class StagingDirectory:
                 status = os.stat(base, dir_fd=at, follow_symlinks=False)
                 if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
                     raise StagingChanged(f"{name} in {self.path} is empty or not a regular file")
+                self._set_mode(base, status, at)
                 digest = self._checksum(base, at) if checksum else ""
             finally:
                 os.close(at)
@@ -236,10 +237,21 @@ class StagingDirectory:
             found = (status.st_size, status.st_ino, status.st_mtime_ns)
             if not stat.S_ISREG(status.st_mode) or found != (known.sizes[n], known.inodes[n], known.source_times[n]):
                 raise SourceChanged(f"{name} changed while it was published: whoever renders it has not stopped")
+            self._set_mode(name, status, self.fd)
             facts.add(status.st_size, status.st_ino, status, self._checksum(name, self.fd) if checksum else "", linked=True)
         self._groups.append(_Group("", "adopt", list(names), [], facts))
         self._record("", names, [], "adopt", facts)
         return facts
+
+    def _set_mode(self, name: str, status: os.stat_result, at: int) -> None:
+        """Give a produced file the mode of published files, if it is ours to change: renderers have umasks of their own."""
+        mode = self._engine.settings.file_mode
+        if stat.S_IMODE(status.st_mode) != mode and os.geteuid() in (0, status.st_uid):
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+            try:
+                self._engine.storage.set_mode(fd, mode)
+            finally:
+                os.close(fd)
 
     @staticmethod
     def _checksum(name: str, at: int) -> str:

@@ -22,6 +22,7 @@ from integrator.errors import (
     Failed,
     IntegratorError,
     LeaseLost,
+    SourceChanged,
     StagingChanged,
     UsageError,
     ValidationRefused,
@@ -269,6 +270,20 @@ def test_a_renderer_that_goes_on_by_path_does_not_reach_the_published_version(st
     assert_published(studio)
 
 
+def test_a_frame_that_changes_before_the_adoption_is_noticed(studio: Studio) -> None:
+    """What was looked at before anything was written is what is published, or nothing is."""
+    [version] = reserved(studio).versions
+    render(version.staging)
+
+    def rerender(number: int, call: str) -> None:
+        if call.startswith("rename") and ".r0.2" in call:
+            Path(version.staging, "demo_sh010_renderBeauty_v002.1002.exr").write_bytes(content(1002) + b"more")
+
+    with studio.open(Fate(hook=rerender)) as root, pytest.raises(SourceChanged, match="has not stopped"):
+        integrator.publish(request(studio), root)
+    assert len(promised(studio)) == 1
+
+
 def test_a_scene_that_names_the_staging_directory_is_refused(studio: Studio) -> None:
     [version] = reserved(studio).versions
     wanted = request(studio)
@@ -354,10 +369,10 @@ def give_back(run: Studio, root: Root) -> None:
     release("farm-1", root)
 
 
-def ready(studio: Studio) -> Studio:
+def ready(studio: Studio, seconds: float = DAY) -> Studio:
     """A studio with a reservation that was rendered into."""
     run = studio.fresh("ready")
-    [version] = reserved(run).versions
+    [version] = reserved(run, seconds).versions
     render(version.staging)
     return run
 
@@ -428,6 +443,28 @@ def test_a_recovery_of_an_adopted_reservation_killed_at_any_call_keeps_the_promi
             points += 1
     print(f"\nrecovery of an adoption: killed at {points} points")
     assert points > 30
+
+
+def test_a_reserver_that_is_overtaken_at_any_call_leaves_nothing(studio: Studio) -> None:
+    """Asleep at any call while somebody releases the reservation: its directory does not stay behind."""
+    for number in range(1, len(calls_of(studio, reserve_again)) + 1):
+        run = studio.fresh("late")
+
+        def meanwhile(at: int, call: str, run: Studio = run, number: int = number) -> None:
+            if at == number:
+                with run.open() as other, contextlib.suppress(UsageError):
+                    release("farm-1", other)
+
+        root = run.open(Fate(hook=meanwhile))
+        with contextlib.suppress(IntegratorError):
+            reserve_again(run, root)
+        root.close()
+        for document in promised(run):
+            assert os.path.isdir(f"{run.path}/{document['directories'][0]['staging']}")
+            with run.open() as root:
+                release("farm-1", root)
+        assert run.leftovers() == []
+        run.remove()
 
 
 def test_a_reservation_killed_at_any_call_is_made_or_absent(studio: Studio) -> None:
@@ -539,11 +576,16 @@ def test_a_recoverer_of_an_adoption_that_is_overtaken_at_any_call_hurts_nobody(s
     assert points > 50
 
 
-@pytest.mark.parametrize("other", ["adopts", "expires"])
+def expire(run: Studio, root: Root) -> None:
+    root.engine.database._clock = lambda: time.time() + 2 * LONG  # type: ignore[attr-defined]
+    recover(root.engine)
+
+
+@pytest.mark.parametrize("other", ["adopts", "releases", "expires"])
 def test_of_release_and_adoption_one_wins(studio: Studio, other: str) -> None:
     """At every call of one of them the other runs to its end: the frames are published, or kept; never both, never neither."""
-    subject = ready(studio)
-    first, second = (give_back, adopt) if other == "adopts" else (adopt, give_back)
+    subject = ready(studio, seconds=LONG)
+    first, second = {"adopts": (give_back, adopt), "releases": (adopt, give_back), "expires": (adopt, expire)}[other]
     for number in range(1, len(calls_of(subject, first)) + 1):
         run = subject.fresh("race")
         ends: list[str] = []
