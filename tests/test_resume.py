@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -390,3 +394,76 @@ def test_a_source_that_changes_while_it_is_copied_is_still_refused(show: Path) -
     with opened(show, Fate(hook=touch)) as root, pytest.raises(SourceChanged):
         integrator.publish(request(show), root)
     assert not (show / "show/demo/sh010/publish/render/renderBeauty/v001").exists()
+
+
+@pytest.fixture
+def hidden(show: Path) -> Iterator[Path]:
+    """The render folder as a network file system might show it: for 3 seconds one frame is missing, and one has half its size."""
+    try:
+        importlib.import_module("fuse")
+    except (ImportError, OSError) as error:
+        pytest.skip(f"frames that appear late are tested with threads only: {error} (.ci/system-packages)")
+    if not os.access("/dev/fuse", os.W_OK):
+        pytest.skip("frames that appear late are tested with threads only: /dev/fuse cannot be used here")
+    mount = show / "mounted"
+    mount.mkdir()
+    now = time.time()
+    os.utime(show / "render/beauty.1009.exr", (now, now))
+    words = [str(show / "render"), str(mount), "3", "beauty.1007.exr", "beauty.1009.exr"]
+    with subprocess.Popen([sys.executable, str(Path(__file__).with_name("hiding.py")), *words]) as child:
+        try:
+            end = time.monotonic() + 10
+            while not os.path.ismount(mount) and time.monotonic() < end:
+                time.sleep(0.02)
+            yield mount
+        finally:
+            subprocess.run(["umount", str(mount)], check=False)
+            child.terminate()
+
+
+def test_a_file_system_that_shows_frames_late_is_waited_for(show: Path, hidden: Path) -> None:
+    wanted = request(show)
+    wanted["instances"][0]["representations"][0].update(files=[f"{hidden}/beauty.%04d.exr"], frames=f"1001-{1000 + FRAMES}")
+    with opened(show) as root:
+        with pytest.raises(ValidationRefused, match="lacks the frames 1007"):
+            integrator.publish(wanted, root)
+        assert integrator.publish(wanted, root, settle=30).outcome == "published"
+    assert published(show) == sources(show)
+
+
+_PUBLISH = """
+import sys, integrator
+from integrator.root import open_root
+with open_root(sys.argv[1]) as root:
+    integrator.publish(open(sys.argv[2]).read(), root)
+"""
+
+
+def test_after_a_kill_at_9000_of_10000_frames_no_more_than_the_rest_is_copied(tmp_path: Path) -> None:
+    """A real process, a real kill, and the bytes that the retry writes into files."""
+    size, count = 2048, 10_000
+    folder = tmp_path / "render"
+    folder.mkdir()
+    for frame in range(count):
+        (folder / f"beauty.{frame:04d}.exr").write_bytes(b"%08d" % frame * (size // 8))
+    create_root(str(tmp_path / "show")).close()
+    wanted = request(tmp_path)
+    wanted["instances"][0]["representations"][0]["files"] = [f"{folder}/beauty.%04d.exr"]
+    (tmp_path / "request.json").write_text(json.dumps(wanted))
+    with subprocess.Popen([sys.executable, "-c", _PUBLISH, str(tmp_path / "show"), str(tmp_path / "request.json")]) as child:
+        staged = 0
+        end = time.monotonic() + 60
+        subset = tmp_path / "show/demo/sh010/publish/render/renderBeauty"
+        while staged < 9000 and time.monotonic() < end and child.poll() is None:
+            staged = sum(len(os.listdir(path)) for path in subset.glob("v001.tmp.*"))
+        child.kill()
+    [staging] = subset.glob("v001.tmp.*")
+    complete = sum(1 for path in staging.iterdir() if path.stat().st_size == size)
+    assert 8000 < complete < count
+    fate = Fate()
+    with opened(tmp_path, fate) as root:
+        integrator.publish(wanted, root)
+    assert copied(fate) == count - complete
+    print(f"\nkilled after {complete} of {count} frames; the retry copied {copied(fate) * size} bytes")
+    assert published(tmp_path) == sources(tmp_path)
+    assert leftovers(tmp_path) == []
