@@ -6,11 +6,13 @@ Text that is not UTF-8 (file names read with ``surrogateescape``) survives: it i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
 
 #: Elements of a `Packed` array that are encoded and kept together.
 PIECE = 1000
+#: Texts from which on it is worth to load the fast decoder.
+_MANY: Final = 1000
 
 
 def encode(value: Any) -> bytes:
@@ -45,6 +47,20 @@ def encoded(text: bytes) -> Any:
 def decode(text: str | bytes) -> Any:
     """The value of a JSON text. Raises `ValueError`."""
     return json.loads(text)
+
+
+def decode_all(texts: Sequence[str]) -> list[Any]:
+    """The value of each of many JSON texts. Raises `ValueError`."""
+    whole = f"[{','.join(texts)}]"
+    if len(texts) >= _MANY:
+        import msgspec
+
+        try:
+            found: list[Any] = msgspec.json.decode(whole)
+            return found
+        except (ValueError, UnicodeEncodeError):
+            pass  # a lone surrogate, or a number beyond 64 bits: only the slower decoder takes them
+    return list(decode(whole))
 
 
 class Packed:

@@ -140,6 +140,31 @@ class UnknownTransaction(IntegratorError):
     exit_code = 2
 
 
+class NotPublished(IntegratorError):
+    """Nothing is published under this name."""
+
+    code = "not_published"
+    exit_code = 2
+
+
+class Ambiguous(IntegratorError):
+    """Several assets have this name; `candidates` are their paths below the project."""
+
+    code = "ambiguous"
+    exit_code = 2
+
+    def __init__(self, message: str, candidates: Sequence[str], *, next: str = "") -> None:
+        self.candidates = tuple(candidates)
+        super().__init__(message, next=next)
+
+
+class ReadOnly(IntegratorError):
+    """A publish root that was opened for reading cannot be written."""
+
+    code = "read_only"
+    exit_code = 2
+
+
 # --- validation refused: nothing was touched (exit 3) ---------------------------------------------------------------
 
 

@@ -289,11 +289,22 @@ def resolve_now(value: Any, now: float) -> Any:
 
 def connect(url: str) -> Database:
     """Open the database of a URL: ``sqlite:///absolute/path``. Raises `errors.UsageError`, `errors.DatabaseFailed`."""
+    from integrator.database.sqlite import SQLiteDatabase
+
+    return SQLiteDatabase(_sqlite_path(url))
+
+
+def connect_reader(url: str) -> Database:
+    """As `connect`, without the right to write: `commit` raises `errors.ReadOnly`, and nothing is made or changed."""
+    from integrator.database.sqlite import SQLiteReader
+
+    return SQLiteReader(_sqlite_path(url))
+
+
+def _sqlite_path(url: str) -> str:
     scheme, _, rest = url.partition("://")
     if scheme == "sqlite" and rest.startswith("/"):
-        from integrator.database.sqlite import SQLiteDatabase
-
-        return SQLiteDatabase(rest)
+        return rest
     from integrator.errors import UsageError
 
     raise UsageError(f"the database URL {scheme}://... is not one that this program knows: use sqlite:///absolute/path")

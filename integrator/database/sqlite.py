@@ -15,7 +15,13 @@ may be in the log and come back when the database is opened again, so it is repo
 more. Checkpoints run by count of commits and at `close`, never because a document is large: the number of
 barriers of a commit does not depend on what is written.
 
-Sources: sqlite.org/wal.html, sqlite.org/pragma.html, sqlite.org/lang_transaction.html, sqlite.org/datatype3.html.
+Reading without the right to write (`SQLiteReader`): while a log is beside the file, SQLite reads both, through a shared memory
+that may be mapped read-only. The last program that closes the database leaves neither, and the file is complete; SQLite would
+make both again, which takes the right to write. So the file alone is read then, as an immutable one, without any lock, and
+whether it was one is seen afterwards: no log, and the same size and times. Otherwise what was read is dropped and read again.
+
+Sources: sqlite.org/wal.html, sqlite.org/pragma.html, sqlite.org/lang_transaction.html, sqlite.org/datatype3.html,
+sqlite.org/uri.html.
 """
 
 from __future__ import annotations
@@ -25,6 +31,7 @@ import math
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
@@ -51,8 +58,8 @@ from integrator.database import (
     rank,
     resolve_now,
 )
-from integrator.encoding import Packed, decode, encode
-from integrator.errors import Conflict, DatabaseFailed, NewerDatabase, Unanswered
+from integrator.encoding import Packed, decode, decode_all, encode
+from integrator.errors import Conflict, DatabaseFailed, NewerDatabase, ReadOnly, Unanswered
 from integrator.model import Document
 
 #: Version of the tables below; a database with a higher one is refused.
@@ -61,6 +68,12 @@ FORMAT: Final = 1
 PATIENCE: Final = 60.0
 #: Commits of one connection between two checkpoints.
 CHECKPOINT_EVERY: Final = 200
+#: Seconds in which two changes of a file may leave the same time; a tick of the kernel is 10 ms at most.
+_TICK: Final = 0.02
+#: How often a reader begins again because the database was opened or closed by a publisher meanwhile.
+_READS: Final = 100
+#: Documents whose long arrays are asked for in one statement; old versions of SQLite bind 999 values at most.
+_TOGETHER: Final = 500
 
 _CLOCK: Final = "SELECT (julianday('now') - 2440587.5) * 86400.0"
 # The searched columns have no type: SQLite compares their values as they were bound.
@@ -121,14 +134,18 @@ class SQLiteDatabase:
         mode, level = run("PRAGMA journal_mode").fetchone()[0], run("PRAGMA synchronous").fetchone()[0]
         if (mode, level) != ("wal", 2):
             raise DatabaseFailed(f"{self.path} cannot be made durable: journal mode {mode}, synchronous {level}")
-        found = run("PRAGMA user_version").fetchone()[0]
+        if self._format() < FORMAT:
+            self._make_tables()
+
+    def _format(self) -> int:
+        """The format of the tables, 0 if there are none. Raises `NewerDatabase`."""
+        found: int = self._connection.execute("PRAGMA user_version").fetchone()[0]
         if found > FORMAT:
             raise NewerDatabase(
                 f"{self.path} has format {found}, this program knows {FORMAT}. Nothing was touched.",
                 next="use the newer integrator",
             )
-        if found < FORMAT:
-            self._make_tables()
+        return found
 
     def _make_tables(self) -> None:
         def make(_: float) -> None:
@@ -248,15 +265,21 @@ class SQLiteDatabase:
         # What the columns cannot answer is done here.
         rest = {name: values for name, values in wanted.items() if name not in columns}
         sort = bool(newest) and not column
-        query = _query([text for text, _ in conditions], column, 0 if rest or sort else limit)
+        # Whole rows are slower to sort than ids, so SQLite does that only where it can leave most rows out.
+        order = column or ("id" if limit and not (rest or sort) else "")
+        query = _query([text for text, _ in conditions], order, bool(column), 0 if rest or sort else limit)
         bound = [collection, *(value for _, values in conditions for value in values)]
 
         def work() -> list[Document]:
             rows = self._connection.execute(query, bound).fetchall()
-            found = [(id, document) for id, body in rows if matches(document := decode(body), rest)]
+            if not column:
+                rows.sort(key=_in_order)
+            found = list(zip([id for id, _ in rows], decode_all([body for _, body in rows])))
+            if rest:
+                found = [(id, document) for id, document in found if matches(document, rest)]
             if sort:
                 found.sort(key=lambda row: rank(asked_field(row[1], newest)), reverse=True)
-            return [self._whole(collection, id, document, without) for id, document in found[: limit or None]]
+            return self._whole(collection, found[: limit or None], without)
 
         return self._read(work)
 
@@ -273,22 +296,28 @@ class SQLiteDatabase:
     def _document(self, collection: str, id: Any) -> Document | None:
         query = "SELECT body FROM documents WHERE collection = ? AND id = ?"
         row = self._connection.execute(query, (collection, id)).fetchone()
-        return self._whole(collection, id, decode(row[0])) if row else None
+        return self._whole(collection, [(id, decode(row[0]))])[0] if row else None
 
-    def _whole(self, collection: str, id: Any, document: Document, without: str = "") -> Document:
-        """`document` with its long arrays."""
-        query = "SELECT field, body FROM pieces WHERE collection = ? AND id = ? AND field != ? ORDER BY field, n"
-        long: dict[str, list[bytes]] = {}
-        for name, piece in self._connection.execute(query, (collection, id, without)):
-            long.setdefault(name, []).append(piece.encode())
-        for name, pieces in long.items():
-            document[name] = Packed.joined(pieces)
-        return document
+    def _whole(self, collection: str, found: Sequence[tuple[Any, Document]], without: str = "") -> list[Document]:
+        """Documents with their long arrays. Those are empty in a body, so whose body has no empty one is whole already."""
+        lacking = {id: document for id, document in found if [] in document.values() and _empty(document) - {without}}
+        ids = list(lacking)
+        for start in range(0, len(ids), _TOGETHER):
+            part = ids[start : start + _TOGETHER]
+            query = (
+                f"SELECT id, field, body FROM pieces WHERE collection = ? AND field != ? AND id IN ({', '.join('?' * len(part))})"
+                " ORDER BY id, field, n"
+            )
+            long: dict[tuple[Any, str], list[bytes]] = {}
+            for id, name, piece in self._connection.execute(query, (collection, without, *part)):
+                long.setdefault((id, name), []).append(piece.encode())
+            for (id, name), pieces in long.items():
+                lacking[id][name] = Packed.joined(pieces)
+        return [document for _, document in found]
 
     def now(self) -> float:
         """See `Database.now`."""
-        with self._lock, self._errors("read"):
-            return self._now()
+        return self._read(self._now)
 
     def _now(self) -> float:
         return self._clock() if self._clock is not None else float(self._connection.execute(_CLOCK).fetchone()[0])
@@ -296,8 +325,8 @@ class SQLiteDatabase:
     def projects(self) -> list[str]:
         """See `Database.projects`."""
         query = "SELECT DISTINCT collection FROM documents WHERE collection >= ? AND collection < ?"
-        with self._lock, self._errors("read"):
-            rows = self._connection.execute(query, (PROJECT, PROJECT[:-1] + chr(ord(PROJECT[-1]) + 1))).fetchall()
+        bound = PROJECT, PROJECT[:-1] + chr(ord(PROJECT[-1]) + 1)
+        rows = self._read(lambda: self._connection.execute(query, bound).fetchall())
         return sorted(name.removeprefix(PROJECT) for (name,) in rows)
 
     def close(self) -> None:
@@ -317,6 +346,103 @@ class SQLiteDatabase:
             raise DatabaseFailed(f"cannot {action} the database {self.path}: {error}") from error
 
 
+class SQLiteReader(SQLiteDatabase):
+    """A `Database` that only reads, for users who need no more than the right to read; see above. It makes no file."""
+
+    def __init__(self, path: str) -> None:
+        """Open the database at `path`. Raises `DatabaseFailed`, `NewerDatabase`."""
+        self.path = path
+        self._clock = None
+        self._lock = threading.Lock()
+        self._connected = self._closed = False
+        #: The file that the connection takes for immutable, None if it reads a log.
+        self._file: tuple[int, ...] | None = None
+        self._read(lambda: None)
+
+    def commit(self, changes: Sequence[Change]) -> None:
+        """Raises `ReadOnly`."""
+        raise ReadOnly(f"{self.path} was opened for reading only; nothing was changed", next="open_root opens it for publishing")
+
+    def _read(self, work: Callable[[], _Result]) -> _Result:
+        with self._lock:
+            for _ in range(_READS):
+                try:
+                    found = self._read_once(work)
+                except Exception:
+                    # Of a file that was written meanwhile, any nonsense can be read.
+                    if self._closed or self._is_unchanged():
+                        self._disconnect()
+                        raise
+                else:
+                    if self._file is None or self._is_unchanged():
+                        return found
+                self._disconnect()
+        raise DatabaseFailed(f"{self.path} is opened and closed too often to be read", next="the same command again")
+
+    def _read_once(self, work: Callable[[], _Result]) -> _Result:
+        with self._errors("read"):
+            if self._closed:
+                raise sqlite3.ProgrammingError("it was closed")
+            if not self._connected:
+                self._connect()
+            try:
+                self._begin("BEGIN")
+                return work()
+            finally:
+                self._roll_back()
+
+    def _connect(self) -> None:
+        self._file = _file_without_log(self.path)
+        mode = "mode=ro" if self._file is None else "immutable=1"
+        name = self.path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+        self._connection = sqlite3.connect(
+            f"file:{name}?{mode}", uri=True, timeout=PATIENCE, isolation_level=None, check_same_thread=False
+        )
+        self._connected = True
+        try:
+            found = self._format()
+        except sqlite3.OperationalError as error:
+            raise DatabaseFailed(
+                f"cannot read the database {self.path}: {error}. You must be able to read this file and, while it is in use,"
+                " those beside it that end in -wal and -shm",
+                next=f"ls -l {self.path}*",
+            ) from error
+        if found < FORMAT:
+            raise DatabaseFailed(f"{self.path} has no tables", next="integrator init makes them")
+
+    def _is_unchanged(self) -> bool:
+        return _file_without_log(self.path) == self._file
+
+    def _disconnect(self) -> None:
+        if self._connected:
+            self._connection.close()
+        self._connected = False
+
+    def close(self) -> None:
+        """See `Database.close`."""
+        with self._lock:
+            self._closed = True
+            self._disconnect()
+
+
+def _file_without_log(path: str) -> tuple[int, ...] | None:
+    """What tells a database file from every later state of it; None if there is a log, without which it is not complete."""
+    try:
+        file = os.stat(path)
+    except OSError as error:
+        raise DatabaseFailed(f"cannot read the database {path}: {error.strerror}") from error
+    age = time.time() - file.st_mtime
+    if 0 <= age < _TICK:
+        time.sleep(_TICK - age)  # from now on, a change leaves another time
+    # A log is there before the file is written, and after: it is looked for last.
+    return None if os.path.exists(path + "-wal") else (file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns)
+
+
+def _empty(document: Document) -> set[str]:
+    """The fields of a document that are an empty array."""
+    return {name for name, value in document.items() if value == []}
+
+
 def _place(collection: str, key: str) -> tuple[str, Any]:
     """What a row of either table is found by. Raises `ValueError` for what is no collection."""
     kind(collection)
@@ -330,13 +456,20 @@ def _searched(collection: str) -> tuple[str, ...]:
     return UNIQUE.get(what, ""), *lookups, *("",) * (3 - len(lookups))
 
 
-def _query(conditions: Sequence[str], newest: str, limit: int) -> str:
-    """The rows that meet all conditions; `newest` is the column that they are ordered by, "" for the order of ids."""
+def _query(conditions: Sequence[str], column: str, descending: bool, limit: int) -> str:
+    """The rows that meet all conditions; `column` is what they are ordered by, "" for no order."""
+    query = " AND ".join(["SELECT id, body FROM documents WHERE collection = ?", *conditions])
     # The plus hides an index: to save a few rows from being sorted, SQLite would walk through the whole collection.
     by_id = "+id" if conditions else "id"
-    order = f"{by_id if newest == 'id' else newest} DESC, {by_id}" if newest else by_id
-    query = " AND ".join(["SELECT id, body FROM documents WHERE collection = ?", *conditions])
-    return f"{query} ORDER BY {order} LIMIT {limit or -1:d}"
+    if descending:
+        query += f" ORDER BY {by_id if column == 'id' else column} DESC, {by_id}"
+    elif column:
+        query += f" ORDER BY {by_id}"
+    return f"{query} LIMIT {limit or -1:d}"
+
+
+def _in_order(row: tuple[Any, str]) -> tuple[bool, Any]:
+    return isinstance(row[0], bytes), row[0]
 
 
 def _condition(column: str, values: Sequence[Any]) -> tuple[str, list[Any]]:
@@ -360,7 +493,10 @@ def _column(value: Any) -> Any:
         return value
     if isinstance(value, (int, float)):
         return value if is_number(value) else math.copysign(math.inf, value)
+    oid = value.get("$oid") if isinstance(value, dict) and len(value) == 1 else None
+    if isinstance(oid, str) and oid.isascii() and oid.isalnum():
+        return b'{"$oid":"%s"}' % oid.encode()  # as below, but readers need no encoder
     return None if value is None else encode(value)
 
 
-__all__ = ["CHECKPOINT_EVERY", "FORMAT", "Now", "SQLiteDatabase"]
+__all__ = ["CHECKPOINT_EVERY", "FORMAT", "Now", "SQLiteDatabase", "SQLiteReader"]
