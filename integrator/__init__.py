@@ -7,17 +7,18 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["PublishRequest", "__version__", "create_root", "open_root", "publish"]
+__all__ = ["PublishRequest", "__version__", "create_root", "open_reader", "open_root", "publish"]
 
 if TYPE_CHECKING:
     from integrator.publish import publish
     from integrator.request import PublishRequest
-    from integrator.root import create_root, open_root
+    from integrator.root import create_root, open_reader, open_root
 
 _HOMES = {
     "publish": "integrator.publish",
     "PublishRequest": "integrator.request",
     "create_root": "integrator.root",
+    "open_reader": "integrator.root",
     "open_root": "integrator.root",
 }
 

@@ -9,18 +9,15 @@ import json
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import attrs
 
 from integrator import settings as settings_module
 from integrator import storage
-from integrator.database import PROJECT, connect
-from integrator.engine import MARKER, Effect, Engine
-from integrator.errors import NotARoot, Problem, RootRefused, SettingsRefused, TemplateRefused, UsageError
-from integrator.journal import Journals
+from integrator.database import PROJECT, Database, connect, connect_reader
+from integrator.errors import NotARoot, Problem, ReadOnly, RootRefused, SettingsRefused, TemplateRefused, UsageError
 from integrator.layout import (
     FILE,
     FOLDER,
@@ -33,14 +30,16 @@ from integrator.layout import (
     prove_apart,
     prove_distinct,
 )
-from integrator.leases import Watcher, this_process
 from integrator.model import Document, Place, new_id
-from integrator.renewal import Renewal
 from integrator.settings import Given, Settings, Source, Survey
 from integrator.storage import Storage
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from integrator.assembly import Assembly
+    from integrator.engine import Effect, Engine
+    from integrator.queries import StoredVersion
 
 #: Folder of the engine in a root.
 STATE: Final = ".integrator"
@@ -52,52 +51,61 @@ _PROJECTS: Final = "projects"
 _TEMPLATES: Final = {"folder": FOLDER, "file": FILE, "hero_folder": HERO_FOLDER, "hero_file": HERO_FILE}
 
 
-class Root:
-    """An open publish root. Close it, or use it in a `with` block."""
+_Self = TypeVar("_Self", bound="Reader")
 
-    def __init__(self, path: str, engine: Engine, executor: Executor | None, config: Source) -> None:
+
+class Reader:
+    """A publish root, open for reading: committed state only, and nothing can be written. `Root` is one, too.
+
+    Close it, or use it in a `with` block.
+    """
+
+    def __init__(self, path: str, settings: Settings, database: Database, config: Source) -> None:
         self.path = path
         self._config = config
-        self.engine = engine
-        self._executor = executor
-        self.settings = engine.settings
-        self.policy = NamePolicy(pattern=engine.settings.name_pattern)
-        self.layout = _layout(engine.settings.templates, self.policy)
+        self._database = database
+        self.settings = settings
+        #: Name to absolute path.
+        self.roots: Mapping[str, str] = {"work": path, **settings.roots}
+        self.policy = NamePolicy(pattern=settings.name_pattern)
+        self.layout = _layout(settings.templates, self.policy)
 
-    def __enter__(self) -> Root:
+    @property
+    def database(self) -> Database:
+        return self._database
+
+    def __enter__(self: _Self) -> _Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
     def close(self) -> None:
-        """Let go of the database and of the child that renews leases."""
-        self.engine.renewal.close()
-        self.engine.database.close()
-        if self._executor is not None:
-            self._executor.shutdown()
+        """Let go of the database."""
+        self.database.close()
 
     def absolute(self, place: Place) -> str:
         """The absolute path of a place."""
-        return os.path.join(self.engine.roots[place.root], place.path)
+        return os.path.join(self.roots[place.root], place.path)
 
-    def of_project(self, project: str) -> Root:
+    def of_project(self: _Self, project: str) -> _Self:
         """This root with the settings, and so the templates, of a project; this very one where the project has none of its own.
 
         Close this one, not what it returns. Raises `SettingsRefused`.
         """
         own = _project_source(self.path, project)
-        if not own:
-            return self
-        settings = _survey([self._config], own).settings()
-        return Root(self.path, attrs.evolve(self.engine, settings=settings), None, self._config)
+        return self._with(_survey([self._config], own).settings()) if own else self
+
+    def _with(self: _Self, settings: Settings) -> _Self:
+        return type(self)(self.path, settings, self.database, self._config)
 
     def is_version(self, name: str) -> bool:
         """Whether a folder of this name is a version directory, by the templates of the root or of any project."""
-        return any(layout.version_number(name) is not None for layout in self._layouts)
+        return any(layout.version_number(name) is not None for layout in self.layouts)
 
     @functools.cached_property
-    def _layouts(self) -> list[Layout]:
+    def layouts(self) -> list[Layout]:
+        """The templates of the root, and those of every project that has its own."""
         return [self.layout, *(self.of_project(project).layout for project in configured_projects(self.path))]
 
     def is_kept(self, path: str) -> bool:
@@ -105,13 +113,66 @@ class Root:
         parts = path.split("/")
         return STATE in parts or any(self.is_version(part.partition(STAGING_MARK)[0]) for part in parts)
 
-    def register_effect(self, name: str, effect: Effect) -> None:
-        """Make an effect in an outside system known; recovery needs it under the same name."""
-        self.engine.effects[name] = effect
+    def unfinished_journals(self) -> Iterator[tuple[str, str]]:
+        """Transaction id and absolute path of every journal in the folder for unfinished transactions."""
+        from integrator.journal import Journals
+
+        journals = Journals(Storage(), os.path.join(self.path, STATE))
+        return ((transaction, journals.location(transaction)) for transaction in journals.unfinished())
 
     def documents(self, project: str, where: Mapping[str, Any], **options: Any) -> list[Document]:
         """Documents of a project as the database has them, ids and dates in extended JSON; options as in `Database.find`."""
-        return self.engine.database.find(PROJECT + project, where, **options)
+        return self.database.find(PROJECT + project, where, **options)
+
+    def latest(self, project: str, asset: str, subset: str, *, hierarchy: str | None = None) -> StoredVersion:
+        """The highest published version of a subset. Raises as `resolve`."""
+        return self.resolve(project, asset, subset, "latest", hierarchy=hierarchy)
+
+    def resolve(
+        self, project: str, asset: str, subset: str, version: int | str = "latest", *, hierarchy: str | None = None
+    ) -> StoredVersion:
+        """A published version by number, ``"latest"`` or ``"hero"``, with its directory and its files.
+
+        `hierarchy` tells assets of one name apart ("" is the top level). Raises `NotPublished`, `Ambiguous`, `UsageError`.
+        """
+        from integrator.queries import resolve
+
+        return resolve(self, project, asset, subset, version, hierarchy)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            # A publish that is given a reader must learn what it should have been given.
+            if name in ("engine", "begin", "register_effect"):
+                raise ReadOnly(f"{self.path} was opened for reading only", next=f"integrator.open_root({self.path!r})")
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+class Root(Reader):
+    """An open publish root, to publish in."""
+
+    def __init__(self, path: str, engine: Engine, executor: Executor | None, config: Source) -> None:
+        super().__init__(path, engine.settings, engine.database, config)
+        self.engine = engine
+        self._executor = executor
+
+    @property
+    def database(self) -> Database:
+        return self.engine.database
+
+    def close(self) -> None:
+        """Let go of the database and of the child that renews leases."""
+        self.engine.renewal.close()
+        super().close()
+        if self._executor is not None:
+            self._executor.shutdown()
+
+    def _with(self, settings: Settings) -> Root:
+        return Root(self.path, attrs.evolve(self.engine, settings=settings), None, self._config)
+
+    def register_effect(self, name: str, effect: Effect) -> None:
+        """Make an effect in an outside system known; recovery needs it under the same name."""
+        self.engine.effects[name] = effect
 
     def begin(self, *, project: str, publish_id: str | None = None, wait: float = 0.0, **facts: Any) -> Assembly:
         """A publish to add versions to, one by one, in a `with` block; leaving it commits. See `assembly.Assembly`."""
@@ -142,6 +203,8 @@ def create_root(path: str, *, database: str = "", templates: Mapping[str, str] |
         for name in _FOLDERS:
             os.close(writer.make_folders(f"{STATE}/{name}", settings.folder_mode, fd))
         with storage.folder(STATE, fd) as state:
+            from integrator.engine import MARKER
+
             marker = MARKER.rpartition("/")[2]
             writer.write_file(marker, root_id.encode() + b"\n", 0o644, state)
             connect(_url(settings, path)).close()
@@ -156,6 +219,8 @@ def create_root(path: str, *, database: str = "", templates: Mapping[str, str] |
 
 def _mark_roots(engine: Engine) -> None:
     """Mark named roots that have no marker. Only `init` does: elsewhere a missing marker means a missing mount."""
+    from integrator.engine import MARKER
+
     folder, _, name = MARKER.rpartition("/")
     for path in engine.roots.values():
         fd = storage.open_root(path)
@@ -174,19 +239,15 @@ def open_root(path: str, *, executor: Executor | None = None, application: str =
     `executor` runs the copying (any `concurrent.futures.Executor`, not closed here); by default threads of this process.
     Raises `NotARoot`, `RootRefused`, `SettingsRefused`, `DatabaseFailed`, `NewerDatabase`.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
+    from integrator.engine import Engine
+    from integrator.journal import Journals
+    from integrator.leases import Watcher, this_process
+    from integrator.renewal import Renewal
+
     path = os.path.abspath(path)
-    state = os.path.join(path, STATE)
-    config = os.path.join(state, _CONFIG)
-    try:
-        fd = storage.open_root(state)
-        try:
-            text = storage.read_file(_CONFIG, fd, 1 << 20)
-            _check_trust(path, fd)
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise _not_a_root(path, error) from error
-    source = Source(settings_module.ROOT, config, text)
+    source = _source(path)
     settings = _survey([source]).settings()
     url = _url(settings, path)
     own = None if executor is not None or settings.workers == 1 else ThreadPoolExecutor(settings.workers)
@@ -194,7 +255,7 @@ def open_root(path: str, *, executor: Executor | None = None, application: str =
     engine = Engine(
         storage=writer,
         database=connect(url),
-        journals=Journals(writer, state),
+        journals=Journals(writer, os.path.join(path, STATE)),
         roots={"work": path, **settings.roots},
         root_id=settings.root_id,
         settings=settings,
@@ -206,29 +267,62 @@ def open_root(path: str, *, executor: Executor | None = None, application: str =
     return Root(path, engine, own, source)
 
 
+def open_reader(path: str) -> Reader:
+    """Open the publish root at `path` for reading; the right to read it is enough.
+
+    Raises `NotARoot`, `RootRefused`, `SettingsRefused`, `DatabaseFailed`, `NewerDatabase`.
+    """
+    path = os.path.abspath(path)
+    source = _source(path)
+    settings = _survey([source]).settings()
+    return Reader(path, settings, connect_reader(_url(settings, path)), source)
+
+
+def _source(path: str) -> Source:
+    """The settings file of the publish root at `path`, whose folders were seen to be such that it can be trusted."""
+    config = config_file(path)
+    try:
+        fd = storage.open_root(os.path.join(path, STATE))
+        try:
+            text = storage.read_file(_CONFIG, fd, 1 << 20)
+            _check_trust(path, fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise _not_a_root(path, error) from error
+    return Source(settings_module.ROOT, config, text)
+
+
 def _not_a_root(path: str, error: OSError) -> NotARoot:
     return NotARoot(f"{path} is not a publish root ({config_file(path)}: {error.strerror})", next=f"integrator init {path}")
 
 
-def find_root(start: str = "") -> str:
-    """The publish root to work with: ``$INTEGRATOR_ROOT``, else the nearest parent of `start` that has ``.integrator/``, else
-    the user's `default_root`.
+def find_root(near: str = "") -> str:
+    """The publish root to work with: ``$INTEGRATOR_ROOT``, else the nearest folder above that has ``.integrator/``, else the
+    user's `default_root`.
 
-    Raises `NotARoot`, `SettingsRefused`.
+    Above what is at `near`, if that is in a publish root; else above the working directory. Raises `NotARoot`, `SettingsRefused`.
     """
     named = os.environ.get("INTEGRATOR_ROOT")
     if named:
         return named
-    here = folder = os.path.abspath(start or os.getcwd())
+    here = os.getcwd()
+    starts = [os.path.abspath(near), os.path.realpath(near), here] if near else [here]
+    found = next(filter(None, map(_root_above, starts)), "") or settings_module.survey([]).settings().default_root
+    if not found:
+        raise NotARoot(
+            f"neither {here} nor any folder above it is a publish root",
+            next="integrator init ROOT, or name one with --root DIR",
+        )
+    return found
+
+
+def _root_above(folder: str) -> str:
+    """The nearest folder above that is a publish root, or this one; "" if there is none."""
     while not os.path.exists(os.path.join(folder, STATE, _CONFIG)):
         parent = os.path.dirname(folder)
         if parent == folder:
-            if preferred := settings_module.survey([]).settings().default_root:
-                return preferred
-            raise NotARoot(
-                f"neither {here} nor any folder above it is a publish root",
-                next="integrator init ROOT, or name one with --root DIR",
-            )
+            return ""
         folder = parent
     return folder
 

@@ -220,7 +220,7 @@ def test_the_examples_in_python_run_as_they_are(place: Path, capsys: pytest.Capt
     import pyblish.api
 
     examples = blocks(README, "python")
-    assert len(examples) == 3
+    assert len(examples) == 4
     namespace = {"request": example_request(place), "__name__": "example"}
     try:
         for example in examples:
@@ -228,7 +228,13 @@ def test_the_examples_in_python_run_as_they_are(place: Path, capsys: pytest.Capt
     finally:
         pyblish.api.deregister_all_paths()
     version = place / "show/demo/hero/publish/model/modelMain/v001"
-    assert capsys.readouterr().out.splitlines() == [f"published {version}", "published [1, 1]", "already_published"]
+    camera = place / "show/demo/shots/sq01/sh010/publish/camera/camMain/v001"
+    assert capsys.readouterr().out.splitlines() == [
+        f"published {version}",
+        "published [1, 1]",
+        f"1 {camera} ('{camera}/demo_sh010_camMain_v001.abc',)",
+        "already_published",
+    ]
     assert sorted(path.name for path in version.iterdir()) == ["demo_hero_modelMain_v001.ma", "hero.abc"]
 
 

@@ -7,6 +7,7 @@ and raises `errors.IntegratorError` for everything that a user should read as a 
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import os
 import sys
@@ -30,6 +31,8 @@ COMMANDS: Final[Mapping[str, str]] = {
     "show": "one transaction in full",
     "history": "the latest transactions",
     "versions": "what is published",
+    "path": "where a published version is",
+    "blame": "which publish a file or directory comes from",
     "recover": "settle what crashed or was killed: undo it, or finish it",
     "resume": "go on with a publish that failed or was killed",
     "rollback": "roll back one transaction whose owner is gone",
@@ -60,12 +63,12 @@ class Call:
         self.console = console
         self.interruptions = interruptions
 
-    def root(self) -> str:
-        """Path of the publish root to work with. Raises `errors.NotARoot`."""
+    def root(self, near: str = "") -> str:
+        """Path of the publish root to work with, looked for from `near` first. Raises `errors.NotARoot`."""
         from integrator.root import find_root
 
         named = str(self.arguments.root or "")
-        found = named or find_root()
+        found = named or find_root(near)
         self.console.detail(f"publish root: {found}")
         return found
 
@@ -74,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code and never raises."""
     if argv is None:
         _occupy_standard_descriptors()
+        # What a command reads has no cycles: looking for some in 10,000 documents costs more than reading them.
+        gc.set_threshold(100_000, 50, 100)
     try:
         return _main(list(sys.argv[1:] if argv is None else argv), restore=argv is not None)
     except Interrupted as interrupted:  # between two statements of the way out

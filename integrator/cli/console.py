@@ -8,12 +8,12 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 #: A command of ours inside a sentence; it gets the `--root` that this run was given, so that it can be pasted as it is.
 _OWN_COMMAND: Final = re.compile(
-    r"\bintegrator (?=(?:publish|status|show|history|versions|recover|rollback|check|sweep|lease|config)\b)"
+    r"\bintegrator (?=(?:publish|status|show|history|versions|path|blame|recover|rollback|check|sweep|lease|config)\b)"
 )
 
 
@@ -57,6 +57,24 @@ def plural(count: int, word: str) -> str:
     return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"
 
 
+def _laid_out(document: Any, encode: Callable[[Any], str]) -> str:
+    if not isinstance(document, dict) or not document:
+        return encode(document)
+    fields = (f"  {encode(name)}: {_lines(value, encode)}" for name, value in document.items())
+    return "{\n" + ",\n".join(fields) + "\n}"
+
+
+def _lines(value: Any, encode: Callable[[Any], str]) -> str:
+    if not isinstance(value, list) or not value:
+        return encode(value)
+    return "[\n    " + ",\n    ".join(map(encode, value)) + "\n  ]"
+
+
+def _cells(column: Sequence[object]) -> list[str]:
+    texts = ["-" if cell in (None, "") else str(cell) for cell in column]
+    return texts if "".join(texts).isprintable() else list(map(shown, texts))
+
+
 class Console:
     """Standard output and standard error of one command.
 
@@ -84,7 +102,8 @@ class Console:
             import json
 
             # ASCII only, so that lone surrogates are escapes. Long arrays come in pieces of their own and are read as lists.
-            self._write(json.dumps(document, indent=2, default=list) + "\n")
+            # One line for each element of a list: an indent below that would be written by Python, not by C.
+            self._write(_laid_out(document, json.JSONEncoder(default=list).encode) + "\n")
 
     def help(self, text: str) -> None:
         """Help, which is the answer if somebody asks for it."""
@@ -111,10 +130,11 @@ class Console:
 
     def table(self, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         """Columns for people; every cell is escaped here."""
-        cells = [list(headings), *([shown("-" if cell in (None, "") else cell) for cell in row] for row in rows)]
-        widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
-        for row in cells:
-            self.print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+        if self.json:
+            return
+        columns = [_cells(column) for column in zip(headings, *rows)]
+        line = "  ".join(f"%-{max(map(len, column))}s" for column in columns)
+        self.print("\n".join((line % row).rstrip() for row in zip(*columns)))
 
     def command_line(self, text: str) -> str:
         """A sentence with commands in it, with the `--root` that this run was given."""

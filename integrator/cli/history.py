@@ -21,9 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(call: Call) -> int:
     """Print the latest transactions, the newest first."""
     from integrator.queries import history
-    from integrator.root import open_root
+    from integrator.root import open_reader
 
-    with open_root(call.root()) as root:
+    with open_reader(call.root()) as root:
         found = history(root, call.arguments.limit)
     call.console.answer({"transactions": found})
     if not found:

@@ -13,7 +13,7 @@ from integrator.errors import UsageError
 
 if TYPE_CHECKING:
     from integrator.cli import Call
-    from integrator.root import Root
+    from integrator.root import Reader, Root
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,18 +27,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(call: Call) -> int:
     """List soft locks, or break one."""
-    from integrator.root import open_root
+    from integrator.root import open_reader, open_root
 
     arguments = call.arguments
     if arguments.action == "break" and not (arguments.key and arguments.reason.strip()):
         raise UsageError("a soft lock is broken by its key and with a reason", next="integrator lease break KEY --reason TEXT")
     if arguments.action == "list" and (arguments.key or arguments.reason):
         raise UsageError("lease list takes no key and no reason", next="integrator lease --help")
+    if arguments.action == "list":
+        with open_reader(call.root()) as reader:
+            return _list(call, reader)
     with open_root(call.root(), application="integrator lease") as root:
-        return _list(call, root) if arguments.action == "list" else _break(call, root)
+        return _break(call, root)
 
 
-def _list(call: Call, root: Root) -> int:
+def _list(call: Call, root: Reader) -> int:
     from integrator.queries import lease_list
 
     held = lease_list(root)

@@ -21,9 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(call: Call) -> int:
     """Print one transaction."""
     from integrator.queries import show
-    from integrator.root import open_root
+    from integrator.root import open_reader
 
-    with open_root(call.root()) as root:
+    with open_reader(call.root()) as root:
         found = show(root, call.arguments.transaction)
     call.console.answer(found)
     if not call.console.json:

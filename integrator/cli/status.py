@@ -19,9 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(call: Call) -> int:
     """Print the status; nothing is written."""
     from integrator.queries import status
-    from integrator.root import open_root
+    from integrator.root import open_reader
 
-    with open_root(call.root()) as root:
+    with open_reader(call.root()) as root:
         found = status(root)
     call.console.answer(found)
     if not call.console.json:
