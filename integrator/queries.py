@@ -24,6 +24,10 @@ _SHORT: Final = (
 
 #: Subsets up to which they are named in the question for their versions; above that, reading more than was asked for is faster.
 _NAMED: Final = 500
+#: Fields of a version that a list shows, or needs.
+_LISTED: Final = (
+    "_id", "name", "parent", "data.author", "data.comment", "data.time", "data.integrator.folder", "data.integrator.transaction",
+)  # fmt: skip
 
 # --- transactions ---------------------------------------------------------------------------------------------------
 
@@ -140,7 +144,7 @@ def _subsets(root: Reader, project: str, asset: str, subset: str, hierarchy: str
     where: dict[str, Any] = {"type": "subset", **({"name": subset} if subset else {})}
     if len(assets) <= _NAMED:
         where["parent"] = tuple(found["_id"] for found in assets.values())
-    subsets = root.documents(project, where)
+    subsets = root.documents(project, where, only=("_id", "name", "parent", "data.family"))
     return {s["_id"]["$oid"]: (assets[s["parent"]["$oid"]], s) for s in subsets if s["parent"]["$oid"] in assets}
 
 
@@ -158,7 +162,7 @@ def _versions_of(root: Reader, project: str, subsets: _Subsets, **options: Any) 
     where: dict[str, Any] = {"type": "version", **options.pop("where", {})}
     if len(subsets) <= _NAMED:
         where["parent"] = tuple(subset["_id"] for _, subset in subsets.values())
-    found = root.documents(project, where, **options)
+    found = root.documents(project, where, only=_LISTED, **options)
     return [document for document in found if document["parent"]["$oid"] in subsets]
 
 

@@ -125,6 +125,7 @@ class MemoryDatabase:
         newest: str = "",
         limit: int = 0,
         without: str = "",
+        only: Sequence[str] = (),
     ) -> list[Document]:
         """See `Database.find`."""
         kind(collection)
@@ -357,10 +358,11 @@ class CrashingDatabase:
         newest: str = "",
         limit: int = 0,
         without: str = "",
+        only: Sequence[str] = (),
     ) -> list[Document]:
         """See `Database.find`."""
         self.fate.check()
-        return self.database.find(collection, where, newest=newest, limit=limit, without=without)
+        return self.database.find(collection, where, newest=newest, limit=limit, without=without, only=only)
 
     def now(self) -> float:
         """See `Database.now`."""
@@ -746,6 +748,21 @@ class DatabaseContract:
         assert list(found["links"]) == [7]
 
     # --- find -----------------------------------------------------------------------------------------------------
+
+    def test_find_can_be_told_which_fields_are_wanted(self) -> None:
+        database = self.open()
+        odd: Document = {"_id": "a", "n": 1 << 70, "d": None}
+        torn: Document = {"_id": "z", "n": 1, "d": {"name": "\udc80", "l": []}}
+        plain = [{"_id": f"p{n:04d}", "n": n, "d": {"name": str(n), "more": {"x": [1.5]}}} for n in range(1500)]
+        database.commit([Insert(collection=_DEMO, document=document) for document in (torn, *plain, odd)])
+        assert database.find(_DEMO) == [odd, *plain, torn]
+        for document, found in zip([odd, *plain, torn], database.find(_DEMO, only=("_id", "n", "d.name"))):
+            assert [field(found, name) for name in ("_id", "n", "d.name")] == [
+                document["_id"],
+                document["n"],
+                field(document, "d.name"),
+            ]
+        assert database.find(_DEMO, {"d.more.x": None}, newest="n", only=("_id",))[-1]["_id"] == "z"
 
     def test_find_asks_for_all_fields_at_once(self) -> None:
         database = self.open()

@@ -83,6 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _main(list(sys.argv[1:] if argv is None else argv), restore=argv is not None)
     except Interrupted as interrupted:  # between two statements of the way out
         return 128 + interrupted.signal_number
+    finally:
+        if argv is None:
+            gc.freeze()  # nor does the interpreter have to look for them once more at its end
 
 
 def _main(words: list[str], *, restore: bool) -> int:

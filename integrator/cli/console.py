@@ -133,8 +133,8 @@ class Console:
         if self.json:
             return
         columns = [_cells(column) for column in zip(headings, *rows)]
-        line = "  ".join(f"%-{max(map(len, column))}s" for column in columns)
-        self.print("\n".join((line % row).rstrip() for row in zip(*columns)))
+        line = "  ".join([*(f"%-{max(map(len, column))}s" for column in columns[:-1]), "%s"])
+        self.print("\n".join([line % row for row in zip(*columns)]))
 
     def command_line(self, text: str) -> str:
         """A sentence with commands in it, with the `--root` that this run was given."""

@@ -139,11 +139,13 @@ class Database(Protocol):
         newest: str = "",
         limit: int = 0,
         without: str = "",
+        only: Sequence[str] = (),
     ) -> list[Document]:
         """Documents whose fields equal the values in `where` (a tuple: any of its values).
 
         With `newest`, in descending order of that field (`rank`), else in the order of ids; at most `limit` if that is not 0.
-        `without` names a long array that is not wanted (it may then be absent or empty).
+        `without` names a long array that is not wanted (it may then be absent or empty), `only` the fields that are wanted
+        (others may then be absent).
 
         Raises `ValueError` for names that no collection or field can have, `TypeError` for values that are not plain.
         """

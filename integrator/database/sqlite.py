@@ -58,7 +58,7 @@ from integrator.database import (
     rank,
     resolve_now,
 )
-from integrator.encoding import Packed, decode, decode_all, encode
+from integrator.encoding import Packed, decode, encode, fast_decoder
 from integrator.errors import Conflict, DatabaseFailed, NewerDatabase, ReadOnly, Unanswered
 from integrator.model import Document
 
@@ -72,6 +72,8 @@ CHECKPOINT_EVERY: Final = 200
 _TICK: Final = 0.02
 #: How often a reader begins again because the database was opened or closed by a publisher meanwhile.
 _READS: Final = 100
+#: Documents up to which it is not worth to load the fast decoder.
+_FEW: Final = 200
 #: Documents whose long arrays are asked for in one statement; old versions of SQLite bind 999 values at most.
 _TOGETHER: Final = 500
 
@@ -256,6 +258,7 @@ class SQLiteDatabase:
         newest: str = "",
         limit: int = 0,
         without: str = "",
+        only: Sequence[str] = (),
     ) -> list[Document]:
         """See `Database.find`."""
         wanted = choices(where)
@@ -271,10 +274,13 @@ class SQLiteDatabase:
         bound = [collection, *(value for _, values in conditions for value in values)]
 
         def work() -> list[Document]:
-            rows = self._connection.execute(query, bound).fetchall()
-            if not column:
-                rows.sort(key=_in_order)
-            found = list(zip([id for id, _ in rows], decode_all([body for _, body in rows])))
+            rows = self._connection.execute(query, bound)
+            found = [(id, decode(body)) for id, body in rows.fetchmany(_FEW)]
+            if len(found) == _FEW:
+                decode_fast = fast_decoder(() if rest or sort else only)
+                found += [(id, decode_fast(body)) for id, body in rows]
+            if not order:
+                found.sort(key=_in_order)
             if rest:
                 found = [(id, document) for id, document in found if matches(document, rest)]
             if sort:
@@ -468,7 +474,7 @@ def _query(conditions: Sequence[str], column: str, descending: bool, limit: int)
     return f"{query} LIMIT {limit or -1:d}"
 
 
-def _in_order(row: tuple[Any, str]) -> tuple[bool, Any]:
+def _in_order(row: tuple[Any, Document]) -> tuple[bool, Any]:
     return isinstance(row[0], bytes), row[0]
 
 
