@@ -153,7 +153,7 @@ class Ambiguous(IntegratorError):
     code = "ambiguous"
     exit_code = 2
 
-    def __init__(self, message: str, candidates: Sequence[str], *, next: str = "") -> None:
+    def __init__(self, message: str, candidates: Sequence[str] = (), *, next: str = "") -> None:
         self.candidates = tuple(candidates)
         super().__init__(message, next=next)
 

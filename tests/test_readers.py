@@ -452,7 +452,7 @@ def test_the_number_of_statements_does_not_depend_on_the_number_of_versions(stud
     assert count() == before
     assert before["a project"] <= 5
     assert before["a project"] == before["a subset"]
-    assert before["status"] <= 3
+    assert before["status"] <= 4
 
 
 def copy_versions(studio: Studio, count: int) -> None:
