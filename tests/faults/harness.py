@@ -361,7 +361,7 @@ class Run:
             left += [f"state {row['_id']} {row['state']}" for row in database.find(TRANSACTIONS)
                      if State(row["state"]) not in ENDED]  # fmt: skip
             left += [f"trash {path}" for path in trash_names(root) if not re.fullmatch(r"[0-9a-f]{24}", os.path.basename(path))]
-            left += [f"{finding.kind}: {finding.message}" for finding in check(root, checksums=True)]
+            left += [f"{finding.kind}: {finding.message}" for finding in check(root, checksums=True) if finding.wrong]
         return left
 
 
