@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import datetime
@@ -16,7 +17,15 @@ from studio import Studio
 
 import integrator
 from integrator.database import PROJECT
-from integrator.errors import Failed, RequestRefused, SourceChanged, StagingChanged, UsageError, ValidationRefused
+from integrator.errors import (
+    Failed,
+    RequestRefused,
+    SourceChanged,
+    StagingChanged,
+    UsageError,
+    ValidationRefused,
+    VersionTaken,
+)
 from integrator.layout import Template
 from integrator.root import Root, create_root, open_root
 from integrator.testing import Fate
@@ -233,6 +242,63 @@ def test_two_files_of_one_name_are_refused_and_both_are_named(studio: Studio, ro
     with pytest.raises(ValidationRefused) as caught:
         ask(root, {"name": "abc", "files": [f"{studio.sources}/cam.abc"]}, resources=[{"files": files, "folder": "extra"}])
     assert all(path in str(caught.value) for path in files)
+
+
+@pytest.mark.parametrize("where", ["demo", "demo/hero/publish/model", "demo/.integrator/trash"])
+@pytest.mark.parametrize("target", ["elsewhere", "nowhere", "file"])
+def test_a_destination_that_leads_through_a_link_is_refused_and_nothing_is_touched(
+    studio: Studio, tmp_path: Path, where: str, target: str
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "file").write_bytes(b"mine")
+    shutil.rmtree(f"{studio.path}/{where}", ignore_errors=True)
+    Path(studio.path, where).parent.mkdir(parents=True, exist_ok=True)
+    Path(studio.path, where).symlink_to(tmp_path / target)
+    before = studio.tree()
+    with studio.open() as root:
+        with pytest.raises(ValidationRefused, match="is a symbolic link"):
+            ask(root, {"name": "abc", "files": [f"{studio.sources}/cam.abc"]})
+        with (
+            pytest.raises(ValidationRefused, match="is a symbolic link"),
+            root.begin(project="demo") as assembly,
+        ):
+            assembly.new_version(asset="hero", subset="main", family="model")
+    assert studio.tree() == before
+    assert os.listdir(tmp_path / "elsewhere") == []
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_destination_below_a_file_is_refused(studio: Studio, root: Root) -> None:
+    Path(studio.path, "demo/hero").write_text("a file")
+    with pytest.raises(ValidationRefused, match="demo/hero: is no folder"):
+        ask(root, {"name": "abc", "files": [f"{studio.sources}/cam.abc"]})
+
+
+def test_a_dangling_link_takes_the_number_that_it_has_and_is_never_written_through(studio: Studio, root: Root) -> None:
+    folder = Path(studio.path, "demo/hero/publish/model/main")
+    folder.mkdir(parents=True)
+    (folder / "v001").symlink_to(Path(studio.folder, "nowhere"))
+    source = {"name": "abc", "files": [f"{studio.sources}/cam.abc"]}
+    with pytest.raises(VersionTaken):
+        ask(root, source, version=1)
+    assert names(ask(root, source)) == ["demo_hero_main_v002.abc"]
+    assert not Path(studio.folder, "nowhere").exists()
+    assert (folder / "v001").is_symlink()
+
+
+def test_a_source_is_not_moved_and_linked_to_in_one_request(studio: Studio, root: Root) -> None:
+    source = Path(studio.path, "work.abc")
+    source.write_bytes(b"cache")
+    other_name = Path(studio.path, "alias.abc")
+    other_name.symlink_to(source)
+    moved = {"name": "abc", "files": [str(source)], "transfer": "move"}
+    linked = {"name": "link", "files": [str(other_name)], "transfer": "symlink", "output": "link"}
+    with pytest.raises(ValidationRefused, match="is moved and linked to"):
+        ask(root, moved, linked)
+    assert source.read_bytes() == b"cache"
+    version = ask(root, moved, {**linked, "transfer": "copy"})
+    assert [Path(file).read_bytes() for entry in version.representations for file in entry.files] == [b"cache", b"cache"]
+    assert not source.exists()
 
 
 @pytest.mark.root
