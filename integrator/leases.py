@@ -270,8 +270,12 @@ def busy(held: Held) -> Busy:
     who = f"{owner.get('user', 'somebody')} on {owner.get('host', 'another machine')}"
     since = time.strftime("%H:%M", time.localtime(holder.get("created", held.now)))
     silent = max(0, int(held.now - held.lease.get("renewed", held.now)))
+    claimed = (holder.get("claims") or {}).values()
+    versions = [f"v{number:03d}" for number in sorted(number for key, number in claimed if key == held.lease["_id"])]
+    what = " ".join([held.lease["_id"], ", ".join(versions)]).strip()
+    share = f"{holder['progress'] * 100:.0f} %, " if holder.get("progress") else ""
     error = Busy(
-        f"{who} is publishing {held.lease['_id']} since {since} (renewed {silent} s ago). Nothing was touched.",
+        f"{who} is publishing {what} since {since} ({share}renewed {silent} s ago). Nothing was touched.",
         next="try again later, or wait for it with --wait SECONDS",
     )
     error.transaction = held.lease.get("transaction") or ""
