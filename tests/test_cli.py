@@ -91,7 +91,7 @@ def tree(path: Path) -> dict[str, bytes]:
 
 
 def modules_of(*words: str) -> set[str]:
-    code = f"import sys; sys.argv[1:] = {words!r}; from integrator.cli import main; c = main(); print(c, *sys.modules)"
+    code = f"import sys; sys.argv[1:] = {words!r}; from integrator.__main__ import main; c = main(); print(c, *sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     said, *modules = done.stdout.splitlines()[-1].split()
     assert said == "0"
@@ -260,6 +260,20 @@ def test_files_on_the_command_line_are_published_with_what_was_said_of_them(root
 def test_a_sequence_that_the_shell_spelled_out_is_one_representation(root: Path, sources: Path) -> None:
     run = Run("publish", *SHOT, *map(str, sorted(sources.iterdir())), "--root", str(root), "--json")
     assert [len(entry["files"]) for entry in run.json["versions"][0]["representations"]] == [3]
+
+
+@pytest.mark.parametrize("option", [[], ["--representation"]])
+def test_clique_form_names_the_frames_that_are_wanted(root: Path, sources: Path, option: list[str]) -> None:
+    pattern = f"{sources}/beauty.%04d.exr [1001-1002]"
+    words = [*option, f"exr={pattern}" if option else pattern]
+    run = Run("publish", *SHOT, *words, "--root", str(root), "--json")
+    assert run.code == 0, run.err
+    [entry] = run.json["versions"][0]["representations"]
+    assert (entry["name"], len(entry["files"])) == ("exr", 2)
+    missing = Run("publish", *SHOT, f"{sources}/beauty.%04d.exr [1001-1009]", "--root", str(root))
+    assert (missing.code, "lacks the frames 1004-1009" in missing.err) == (3, True)
+    hashes = Run("publish", *SHOT, f"{sources}/beauty.####.exr [1001-1002]", "--root", str(root))
+    assert (hashes.code, "brackets go with %04d" in hashes.err) == (2, True)
 
 
 def test_people_read_where_it_is_how_much_and_how_long(root: Path, sources: Path) -> None:
