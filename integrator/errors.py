@@ -24,6 +24,8 @@ class IntegratorError(Exception):
         self.next = next
         #: Transaction concerned, "" while there is none.
         self.transaction = ""
+        #: What its rollback had to leave because it is not ours, each with the reason.
+        self.left: Sequence[str] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Errors come back from worker processes; their facts are attributes, not arguments.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -15,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from studio import Studio
 
+import integrator
 from integrator import cli, errors
 from integrator.cli.console import Console, shown
 from integrator.root import open_root
+from integrator.testing import Fate, Killed
 
 SHOT = ("--project", "demo", "--asset", "sh010", "--subset", "renderBeauty", "--family", "render")
 
@@ -406,6 +410,29 @@ def test_a_broken_soft_lock_lets_the_next_one_publish(root: Path, sources: Path)
     assert (broken.code, broken.json) == (0, {"broken": {"key": "demo/sh010/renderBeauty", "reason": "gone home"}})
     assert (run.code, run.json["outcome"]) == (0, "published")
     assert Run("lease", "break", "nobody/has/this", "--reason", "x", "--root", str(root)).code == 2
+
+
+def test_what_a_publish_had_to_leave_is_said_by_it(studio: Studio) -> None:
+    source = Path(studio.folder, "own.abc")
+    source.write_bytes(b"own")
+    representation = {"name": "abc", "files": [str(source)], "transfer": "move"}
+    instance = {"asset": "hero", "subset": "main", "family": "model", "representations": [representation]}
+    whole = {"schema": "integrator:publish-request-1.0", "project": "demo", "publish_id": "m", "instances": [instance]}
+
+    counted = Fate()
+    with studio.fresh("count").open(counted) as opened:
+        integrator.publish(whole, opened)
+    source.write_bytes(b"own")
+    [verdict] = counted.numbers("state=committed")
+    with contextlib.suppress(Killed), studio.open(Fate(kill_at=verdict, when="after"), owner=studio.dead) as opened:
+        integrator.publish(whole, opened)
+    assert source.exists()
+    text = json.dumps(whole).encode()
+    run = Run("publish", "-", "--root", studio.path, input=text)
+    assert run.code == 0, run.err
+    assert "left where it is: sources of 1 moved files were left" in run.err
+    [left] = Run("publish", "-", "--root", studio.path, "--json", input=text).json["left"]
+    assert "only their owner removes them" in left
 
 
 def test_a_killed_publish_can_be_rolled_back_by_name(root: Path, sources: Path) -> None:

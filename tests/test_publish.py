@@ -27,13 +27,20 @@ from integrator.errors import (
     VersionTaken,
 )
 from integrator.layout import Template
+from integrator.results import failed
 from integrator.root import Root, create_root, open_root
 from integrator.testing import Fate
 
 
 def ask(root: Root, *representations: dict[str, Any], **instance: Any) -> integrator.results.PublishedVersion:  # type: ignore[name-defined]
     """Publish one instance and return its version."""
-    whole = {
+    return integrator.publish(whole(*representations, **instance), root).versions[0]
+
+
+def whole(*representations: dict[str, Any], publish_id: str | None = None, **instance: Any) -> dict[str, Any]:
+    """A request with one publish instance."""
+    return {
+        "publish_id": publish_id,
         "schema": "integrator:publish-request-1.0",
         "project": "demo",
         "author": "anna",
@@ -41,7 +48,6 @@ def ask(root: Root, *representations: dict[str, Any], **instance: Any) -> integr
             {"asset": "hero", "subset": "main", "family": "model", "representations": list(representations), **instance}
         ],
     }
-    return integrator.publish(whole, root).versions[0]
 
 
 @pytest.fixture
@@ -118,9 +124,32 @@ def test_a_file_that_somebody_saved_over_a_moved_source_is_put_back(studio: Stud
             source.write_bytes(b"saved meanwhile")
 
     with studio.open(Fate(hook=hook)) as root:
-        ask(root, {"name": "abc", "files": [str(source)], "transfer": "move"})
-    assert source.read_bytes() == b"saved meanwhile"
+        result = integrator.publish(whole({"name": "abc", "files": [str(source)], "transfer": "move"}, publish_id="moved"), root)
+        assert source.read_bytes() == b"saved meanwhile"
+        source.write_bytes(b"own")  # a retry is the same request
+        again = integrator.publish(whole({"name": "abc", "files": [str(source)], "transfer": "move"}, publish_id="moved"), root)
+    assert result.left == again.left == (f"{source}: it is not what was published any more",)
+    assert result.document()["left"] == list(result.left)
     assert [path.name for path in Path(studio.folder).iterdir() if path.name.startswith(".")] == []
+
+
+def test_what_somebody_put_into_a_revealed_version_is_kept_and_said(studio: Studio) -> None:
+    wanted = whole({"name": "abc", "files": [f"{studio.sources}/cam.abc"]})
+    counted = Fate()
+    with studio.fresh("count").open(counted) as root:
+        integrator.publish(wanted, root)
+    [verdict] = counted.numbers("state=finished")
+    version = Path(studio.path, "demo/hero/publish/model/main/v001")
+
+    def hook(number: int, call: str) -> None:
+        if number == verdict:
+            (version / "note.txt").write_text("mine")
+
+    with studio.open(Fate(fail_at=verdict, hook=hook)) as root, pytest.raises(Failed) as caught:
+        integrator.publish(wanted, root)
+    [left] = failed(caught.value).document()["left"]
+    assert Path(studio.path, left).read_text() == "mine"
+    assert not version.exists()
 
 
 def test_a_reflink_that_the_file_system_refuses_is_refused_or_copied_by_policy(studio: Studio) -> None:

@@ -131,6 +131,8 @@ def carry_out(call: Call, root: Root, request: PublishRequest, *, on_farm: bool)
     else:
         _print(call.console, result, copied[0], time.monotonic() - started)
         code = 0
+    for reason in result.left:
+        call.console.say(f"  left where it is: {shown(reason)}")
     call.console.answer(result.document())
     return code
 
