@@ -15,7 +15,7 @@ import attrs
 from integrator import ledger, operations
 from integrator.database import TRANSACTIONS
 from integrator.engine import Engine
-from integrator.errors import Conflict, DatabaseFailed, IntegratorError, RootMissing, Stuck, Unsettled
+from integrator.errors import Conflict, DatabaseDamaged, DatabaseFailed, IntegratorError, RootMissing, Stuck, Unsettled
 from integrator.evidence import Evidence, evidence_of, moved_sources, no_evidence
 from integrator.journal import JournalDamaged
 from integrator.layout import STAGING_MARK
@@ -195,7 +195,7 @@ def _answered(transaction: str, settling: Callable[[], Settled]) -> Settled:
     except Stuck as error:
         return _stuck(transaction, error)
     except (IntegratorError, OSError) as error:
-        outcome = "in_doubt" if isinstance(error, (RootMissing, DatabaseFailed)) else "stuck"
+        outcome = "in_doubt" if isinstance(error, (RootMissing, DatabaseFailed, DatabaseDamaged)) else "stuck"
         following = getattr(error, "next", "") or f"integrator recover {transaction}"
         return Settled(transaction=transaction, outcome=outcome, message=str(error), next=following)
 

@@ -115,7 +115,8 @@ Change = Union[Insert, Ensure, Update, Replace, Delete]
 class Database(Protocol):
     """What a database must do. `integrator.testing.DatabaseContract` is its test suite.
 
-    Reads see committed state only. All methods raise `errors.DatabaseFailed` when the database cannot be asked.
+    Reads see committed state only. All methods raise `errors.DatabaseFailed` when the database cannot be asked,
+    `errors.DatabaseDamaged` when what it holds is damaged.
     """
 
     def commit(self, changes: Sequence[Change]) -> None:
