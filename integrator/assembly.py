@@ -27,7 +27,7 @@ from integrator.harvest import Harvest, leftovers
 from integrator.layout import collision_key
 from integrator.ledger import Plan
 from integrator.model import Document, Place, State, new_id, object_id
-from integrator.preflight import InstancePlan, plan_instance
+from integrator.preflight import InstancePlan, destination_problems, plan_instance
 from integrator.representations import extension, inspect, resolve
 from integrator.request import PublishRequest, parse_request
 from integrator.results import PublishResult, of_transaction
@@ -122,6 +122,8 @@ class Assembly:
         if isinstance(parents, Problem):
             raise ValidationRefused([parents])
         plan = plan_instance(request, request.instances[0], parents)
+        if problems := destination_problems(self._root, plan):
+            raise ValidationRefused(problems)
         [staging] = self.transaction.extend(planner(self._root, [plan]), wait=self._wait)
         claims = self.transaction.document["claims"]
         version = OpenVersion(self._root, plan, staging, claims[staging.directory.claim][1], self._stamp, self._harvest)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import attrs
@@ -23,14 +24,17 @@ _SWEEP: Final = "integrator sweep"
 class Finding:
     """One thing that is not as it should be."""
 
-    #: missing_file, changed_file, missing_folder, unfinished, staging, journal, lease, claim, database.
+    #: missing_folder, missing_file, changed_file, unreadable_file, dangling_link, undocumented_version, unfinished, staging,
+    #: journal, lease, claim, database.
     kind: str
     message: str
-    #: The command that settles it, "" if a person must look.
+    #: The command that settles it, or what a person can do.
     next: str
     #: Absolute path, "" if it concerns a document.
     path: str = ""
     document: str = ""
+    #: False for what is only worth knowing: versions of another tool may stand beside ours.
+    wrong: bool = True
 
 
 def check(root: Root, *, checksums: bool = False) -> list[Finding]:
@@ -74,34 +78,106 @@ def _ended(root: Root, transaction: str) -> bool:
 
 
 def _published(root: Root, checksums: bool) -> Iterator[Finding]:
-    database = root.engine.database
-    for project in database.projects():
-        versions = {document["_id"]["$oid"] for document in database.find(PROJECT + project, {"type": "version"})}
-        for entry in database.find(PROJECT + project, {"type": "representation"}, without="files"):
-            if entry["parent"]["$oid"] not in versions:
-                message = f"representation {entry['name']} belongs to no version"
-                yield Finding(kind="database", message=message, next="", document=entry["_id"]["$oid"])
-            whole = database.read(PROJECT + project, entry["_id"]) or {"files": []}
-            yield from _files(root, whole, checksums)
+    # Looked at before the documents, so that what is published meanwhile is not taken for undocumented.
+    on_disk = [root.absolute(place) for place in queries.version_directories(root)]
+    documented: set[str] = set()
+    for project in root.engine.database.projects():
+        yield from _project(root, PROJECT + project, documented, checksums)
+    yield from _undocumented(root, [path for path in on_disk if path not in documented])
 
 
-def _files(root: Root, document: Document, checksums: bool) -> Iterator[Finding]:
-    buffer = memoryview(bytearray(BLOCK))
-    for file in document["files"]:
-        path = queries.rooted(root, file["path"])
-        try:
-            status = os.stat(path, follow_symlinks=False)
-        except OSError as error:
-            message = f"a document names {path}, which is not there ({error.strerror})"
-            yield Finding(kind="missing_file", path=path, message=message, next="", document=document["_id"]["$oid"])
-            continue
-        wrong = ""
+def _project(root: Root, collection: str, documented: set[str], checksums: bool) -> Iterator[Finding]:
+    """What the documents of one project name; adds the version directories that they name to `documented`."""
+    database, reader = root.engine.database, _Reader(root, checksums)
+    # Before the versions: what is published meanwhile has its version among them.
+    representations = database.find(collection, {"type": "representation"}, without="files")
+    versions: set[str] = set()
+    missing: set[str] = set()
+    for document in database.find(collection, {"type": "version"}):
+        versions.add(document["_id"]["$oid"])
+        folder = queries.rooted(root, _ours(document).get("folder", ""))
+        documented.add(folder)
+        if folder and not os.path.isdir(folder):
+            missing.add(document["_id"]["$oid"])
+            message = f"a document names the version directory {folder}, which is not there"
+            yield _finding("missing_folder", message, document, folder)
+        else:
+            yield from reader.findings(document, _ours(document).get("resources") or ())
+    for entry in representations:
+        parent = entry["parent"]["$oid"]
+        if parent not in versions:
+            yield _finding("database", f"representation {entry['name']} belongs to no version", entry)
+        whole = database.read(collection, entry["_id"]) or {"files": []}
+        if (first := next(iter(whole["files"]), None)) is not None:  # documents of other tools name their folder only so
+            documented.add(os.path.dirname(queries.rooted(root, first["path"])))
+        if parent not in missing:
+            yield from reader.findings(entry, whole["files"])
+
+
+def _ours(document: Document) -> Document:
+    """What the engine wrote down in a document; nothing in those of other tools."""
+    return (document.get("data") or {}).get("integrator") or {}
+
+
+def _finding(kind: str, message: str, document: Document, path: str = "") -> Finding:
+    transaction = _ours(document).get("transaction")
+    told = f"; integrator show {transaction} tells who published it" if transaction else ""
+    subject = "the version document" if kind == "database" else "what was published"
+    following = f"put {subject} back if there is a copy of it, or publish again as a new version{told}"
+    return Finding(kind=kind, message=message, next=following, path=path, document=document["_id"]["$oid"])
+
+
+class _Reader:
+    """Compares files with what a document says of them."""
+
+    def __init__(self, root: Root, checksums: bool) -> None:
+        self._root = root
+        self._checksums = checksums
+        self._buffer = memoryview(bytearray(BLOCK))
+
+    def findings(self, document: Document, files: Iterable[Document]) -> Iterator[Finding]:
+        for file in files:
+            path = queries.rooted(self._root, file["path"])
+            try:
+                kind, wrong = self._compare(path, file)
+            except FileNotFoundError as error:
+                kind, wrong = "missing_file", f"a document names {path}, which is not there ({error.strerror})"
+            except OSError as error:
+                kind, wrong = "unreadable_file", f"{path} cannot be read ({error.strerror})"
+            if wrong:
+                yield _finding(kind, wrong, document, path)
+
+    def _compare(self, path: str, file: Document) -> tuple[str, str]:
+        """Kind and message of what is wrong with a file that is there; an empty message if nothing is."""
+        status = os.stat(path, follow_symlinks=False)
+        if stat.S_ISLNK(status.st_mode) and not os.path.exists(path):
+            return "dangling_link", f"{path} is a symbolic link to {os.readlink(path)}, which is not there"
         if status.st_size != file["size"]:
-            wrong = f"{path} has {status.st_size} bytes, {file['size']} were published"
-        elif checksums and file.get("checksum") and _checksum(path, buffer) != file["checksum"]:
-            wrong = f"{path} has another content than was published"
-        if wrong:
-            yield Finding(kind="changed_file", path=path, message=wrong, next="", document=document["_id"]["$oid"])
+            return "changed_file", f"{path} has {status.st_size} bytes, {file['size']} were published"
+        if self._checksums and file.get("checksum") and _checksum(path, self._buffer) != file["checksum"]:
+            return "changed_file", f"{path} has another content than was published"
+        return "", ""
+
+
+def _undocumented(root: Root, paths: list[str]) -> Iterator[Finding]:
+    """Version directories that no document names: foreign, unless a transaction of ours published them."""
+    states: dict[str, dict[str, str]] = {path: {} for path in paths}
+    for transaction in root.engine.database.find(TRANSACTIONS) if paths else ():
+        for directory in ledger.directories(transaction):
+            path = root.absolute(Place(root=directory.root, path=directory.final))
+            if path in states:
+                states[path][transaction["state"]] = transaction["_id"]
+    for path, found in states.items():
+        if not os.path.isdir(path) or any(State(state) not in ENDED for state in found):
+            continue  # withdrawn meanwhile, or not decided yet
+        if publisher := found.get(State.FINISHED.value):
+            message = f"{path} was published by transaction {publisher}, and no document names it any more"
+            following = f"put its documents back if there is a copy of them, or move the folder away; integrator show {publisher}"
+            yield Finding(kind="undocumented_version", message=message, next=following, path=path)
+        else:
+            message = f"no document names {path}: another tool or a person made it"
+            following = "nothing, if it belongs there: its number counts as taken, and it is never touched"
+            yield Finding(kind="undocumented_version", message=message, next=following, path=path, wrong=False)
 
 
 def _checksum(path: str, buffer: memoryview) -> str:

@@ -24,6 +24,8 @@ class IntegratorError(Exception):
         self.next = next
         #: Transaction concerned, "" while there is none.
         self.transaction = ""
+        #: What its rollback had to leave because it is not ours, each with the reason.
+        self.left: Sequence[str] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Errors come back from worker processes; their facts are attributes, not arguments.
@@ -120,7 +122,7 @@ class NotARoot(IntegratorError):
 
 
 class RootRefused(IntegratorError):
-    """The folders of the engine are owned or writable by strangers, or lie where they cannot be kept safe."""
+    """The folders of the engine are incomplete, owned or writable by strangers, or lie where they cannot be kept safe."""
 
     code = "root_refused"
     exit_code = 2
@@ -279,6 +281,12 @@ class Unanswered(Unsettled):
     """The database was asked to commit and gave no answer; it may have done so, or may still do so."""
 
     code = "unanswered"
+
+
+class DatabaseDamaged(Unsettled):
+    """The database did not do what it was asked because what it holds is damaged; how earlier runs ended cannot be told."""
+
+    code = "database_damaged"
 
 
 class InDoubt(Unsettled):

@@ -218,7 +218,7 @@ class Sighting:
 
     key: str
     token: int
-    counter: int
+    counter: float
     since: float
 
 
@@ -235,18 +235,15 @@ class Watcher:
         self._clock = clock
         self._sightings: dict[str, Sighting] = {}
 
-    def gone(
-        self, rows: Sequence[Document], owner: Owner | None, now: float, *, same_publish: bool, created: float = 0.0
-    ) -> bool:
+    def gone(self, rows: Sequence[Document], owner: Owner | None, now: float, *, same_publish: bool) -> bool:
         """Whether a transaction with these lease rows may be taken over at the database's time `now`.
 
         True when its owner is known dead; when it let go of its leases (no owner); or when *every* lease was silent for long
-        enough. One that has no lease yet counts as silent since it was `created`.
+        enough.
         """
         if owner is None or known_dead(owner):
             return True
-        unleased = {"_id": "", "token": 0, "counter": 0, "renewed": created, "expires": created}
-        return all(self._silent(row, now, same_publish) for row in rows or [unleased])
+        return all(self._silent(row, now, same_publish) for row in rows)
 
     def _silent(self, row: Document, now: float, same_publish: bool) -> bool:
         if row.get("broken"):
@@ -270,8 +267,12 @@ def busy(held: Held) -> Busy:
     who = f"{owner.get('user', 'somebody')} on {owner.get('host', 'another machine')}"
     since = time.strftime("%H:%M", time.localtime(holder.get("created", held.now)))
     silent = max(0, int(held.now - held.lease.get("renewed", held.now)))
+    claimed = (holder.get("claims") or {}).values()
+    versions = [f"v{number:03d}" for number in sorted(number for key, number in claimed if key == held.lease["_id"])]
+    what = " ".join([held.lease["_id"], ", ".join(versions)]).strip()
+    share = f"{holder['progress'] * 100:.0f} %, " if holder.get("progress") else ""
     error = Busy(
-        f"{who} is publishing {held.lease['_id']} since {since} (renewed {silent} s ago). Nothing was touched.",
+        f"{who} is publishing {what} since {since} ({share}renewed {silent} s ago). Nothing was touched.",
         next="try again later, or wait for it with --wait SECONDS",
     )
     error.transaction = held.lease.get("transaction") or ""

@@ -278,7 +278,9 @@ def take_over(database: Database, document: Document, rows: Sequence[Document], 
         "stuck": None,
         "given_up": None,
     }
-    database.commit([_owned(document, state, changed), *regranted, *granted])
+    mine = _owned(document, state, changed)
+    mine = attrs.evolve(mine, expect={**mine.expect, "renewed": document.get("renewed")})  # for one that holds no lease
+    database.commit([mine, *regranted, *granted])
     return document | changed
 
 

@@ -127,6 +127,7 @@ def _look_at_all(root: Root, request: PublishRequest, promised: Sequence[str]) -
         plan = _plan(root, request, instance, staging, problems)
         if plan is not None:
             plans.append(plan)
+    _check_moves(root, plans, problems)
     if not problems:
         plans, needs = _survey(root, plans, problems)
         _check_space(needs, problems)
@@ -168,7 +169,48 @@ def _plan(
     if isinstance(parents, Problem):
         problems.append(parents)
         return None
-    return InstancePlan(publish=request, request=instance, sources=tuple(found), resources=tuple(resources), parents=parents)
+    plan = InstancePlan(publish=request, request=instance, sources=tuple(found), resources=tuple(resources), parents=parents)
+    problems += destination_problems(root, plan)
+    return plan
+
+
+def destination_problems(root: Root, plan: InstancePlan) -> list[Problem]:
+    """What stands in the way of the folders that a version needs: below a root no link is followed."""
+    place = root.layout.version_folder(plan.values(root, 1))
+    with root.engine.root(place.root) as fd:
+        found = [storage.obstacle(path, fd) for path in (place.parent, trash_folder(root, plan))]
+    return [_obstacle(os.path.join(root.engine.roots[place.root], path)) for path in dict.fromkeys(filter(None, found))]
+
+
+def _obstacle(path: str) -> Problem:
+    if not os.path.islink(path):
+        return Problem(path, "is no folder, so that no version can stand below it")
+    return Problem(
+        path,
+        f"is a symbolic link (to {os.readlink(path)}), and nothing is published through one: make it a folder,"
+        " or mount what it leads to there, or add that as a root under [roots] in config.toml",
+    )
+
+
+def trash_folder(root: Root, plan: InstancePlan) -> str:
+    """The trash folder of the project below its root; that of the root if the template has no folder of the project."""
+    place = root.layout.version_folder(plan.values(root, 1))
+    first = place.path.partition("/")[0]
+    return f"{first}/.integrator/trash" if first == plan.publish.project else ".integrator/trash"
+
+
+def _check_moves(root: Root, plans: Iterable[InstancePlan], problems: list[Problem]) -> None:
+    """A symbolic link to a source that the same request moves away would lead to nothing."""
+    paths: dict[str, list[str]] = {"move": [], "symlink": []}
+    for sources in _sources(plans):
+        paths.get(_way(root, sources), []).extend(sources.paths)
+    if all(paths.values()):
+        moved = set(map(os.path.realpath, paths["move"]))
+        problems += [
+            Problem(path, "is moved and linked to in one request, so that the link would lead to nothing: copy it instead of one")
+            for path in paths["symlink"]
+            if os.path.realpath(path) in moved
+        ]
 
 
 def _resources(instance: InstanceRequest, root: Root, problems: list[Problem]) -> Iterator[Resource]:

@@ -117,13 +117,14 @@ def _publish(
     for version, _ in versions:
         transaction.change(*version.changes())
     # Verify, make durable, reveal, decide, finish.
-    transaction.commit({"versions": [version.summary() for version, _ in versions]})
+    document = transaction.commit({"versions": [version.summary() for version, _ in versions]})
     return PublishResult(
         transaction=transaction.id,
         outcome="published",
         versions=tuple(
             describe(plan, version.number, version.final_path(), named) for plan, (version, named) in zip(plans, versions)
         ),
+        left=tuple(document.get("left") or ()),
     )
 
 

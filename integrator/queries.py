@@ -356,6 +356,15 @@ def staging_directories(root: Root) -> Iterator[tuple[Place, str]]:
 
     Walks the folders that hold published versions; those have no version directories inside them.
     """
+    return ((place, transaction) for place, transaction in _version_places(root) if transaction)
+
+
+def version_directories(root: Root) -> Iterator[Place]:
+    """Every directory below the roots that has the name of a version, whoever made it."""
+    return (place for place, transaction in _version_places(root) if not transaction)
+
+
+def _version_places(root: Root) -> Iterator[tuple[Place, str]]:
     for name in root.engine.roots:
         with root.engine.root(name) as fd:
             for path, transaction in _walk(root, fd, ""):
@@ -371,6 +380,8 @@ def _walk(root: Root, fd: int, prefix: str) -> Iterator[tuple[str, str]]:
         version, mark, transaction = name.partition(STAGING_MARK)
         if mark and root.is_version(version):
             yield prefix + name, transaction.partition(".")[0]
-        elif not root.is_version(name) and not name.startswith("."):
+        elif root.is_version(name):
+            yield prefix + name, ""
+        elif not name.startswith("."):
             with storage.folder(name, fd) as inner:
                 yield from _walk(root, inner, f"{prefix}{name}/")

@@ -15,7 +15,7 @@ import attrs
 from integrator import ledger, operations
 from integrator.database import TRANSACTIONS
 from integrator.engine import Engine
-from integrator.errors import Conflict, DatabaseFailed, IntegratorError, RootMissing, Stuck, Unsettled
+from integrator.errors import Conflict, DatabaseDamaged, DatabaseFailed, IntegratorError, RootMissing, Stuck, Unsettled
 from integrator.evidence import Evidence, evidence_of, moved_sources, no_evidence
 from integrator.journal import JournalDamaged
 from integrator.layout import STAGING_MARK
@@ -171,8 +171,10 @@ def settle(engine: Engine, transaction: str, *, same_publish: bool = False, jour
         return give_back(engine, document, "expired")
     rows = ledger.lease_rows(engine.database, document)
     owner = None if document.get("stuck") or document.get("given_up") else Owner(**document["owner"])
-    now, created = engine.database.now(), document["created"]
-    if not engine.watcher.gone(rows, owner, now, same_publish=same_publish, created=created):
+    if not rows:  # one that has locked nothing yet is renewed in its document
+        seen = document.get("renewed") or document["created"]
+        sign = {"_id": transaction, "token": 0, "counter": seen, "renewed": seen, "expires": seen}
+    if not engine.watcher.gone(rows or [sign], owner, engine.database.now(), same_publish=same_publish):
         return Settled(transaction=transaction, outcome="alive", message=f"{owner} is at work on it")
     return _answered(transaction, lambda: _settle_dead(engine, document, rows, journal, same_publish))
 
@@ -195,7 +197,7 @@ def _answered(transaction: str, settling: Callable[[], Settled]) -> Settled:
     except Stuck as error:
         return _stuck(transaction, error)
     except (IntegratorError, OSError) as error:
-        outcome = "in_doubt" if isinstance(error, (RootMissing, DatabaseFailed)) else "stuck"
+        outcome = "in_doubt" if isinstance(error, (RootMissing, DatabaseFailed, DatabaseDamaged)) else "stuck"
         following = getattr(error, "next", "") or f"integrator recover {transaction}"
         return Settled(transaction=transaction, outcome=outcome, message=str(error), next=following)
 

@@ -146,7 +146,7 @@ def _note(held: dict[str, dict[str, Any]], message: dict[str, Any]) -> None:
 
 
 def _renew_all(held: dict[str, dict[str, Any]], url: str, times: LeaseTimes) -> None:
-    from integrator.database import TRANSACTIONS, Update, connect
+    from integrator.database import TRANSACTIONS, Now, Update, connect
     from integrator.errors import Conflict, IntegratorError
     from integrator.leases import renew
 
@@ -155,7 +155,11 @@ def _renew_all(held: dict[str, dict[str, Any]], url: str, times: LeaseTimes) -> 
         try:
             for transaction, message in list(held.items()):
                 try:
-                    renew(database, transaction, message["tokens"], times)
+                    if message["tokens"]:
+                        renew(database, transaction, message["tokens"], times)
+                    else:  # nothing is locked yet: the document itself says that its owner lives
+                        still = {"state": "open", "actor": message["actor"]}
+                        database.commit([Update(collection=TRANSACTIONS, id=transaction, expect=still, set={"renewed": Now()})])
                 except Conflict:
                     del held[transaction]  # lost, broken or ended
                     continue

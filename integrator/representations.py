@@ -33,7 +33,7 @@ from integrator.layout import NamePolicy
 from integrator.request import RepresentationRequest
 from integrator.transfer import Facts
 
-__all__ = ["Sources", "extension", "file_problem", "inspect", "parse_frames", "resolve"]
+__all__ = ["Sources", "extension", "file_problem", "inspect", "parse_frames", "resolve", "split_clique"]
 
 _ROOTLESS = re.compile(r"\{root\[([^\[\]{}]+)\]\}(?=/|$)")
 #: What is said of a file without content.
@@ -313,17 +313,24 @@ def _parse_pattern(text: str, place: Callable[[str], str]) -> _Pattern:
     path = place(text)
     folder, _, name = path.rpartition("/")
     wanted = None
-    before, _, ranges = name.rpartition(" [")
-    if _PRINTF.search(before) and ranges.endswith("]") and _RANGES.fullmatch(ranges[:-1]):
-        name = before
+    name, ranges = split_clique(name)
+    if ranges:
         try:
-            wanted = parse_frames(ranges[:-1])
+            wanted = parse_frames(ranges)
         except ValueError as error:
             raise _Refused(text, str(error)) from None
     head, width, tail = _parse_name(text, name)
     if width == 0 and wanted is not None:
         raise _Refused(text, "lists frames, but these are UDIM tiles")
     return _Pattern(text=text, folder=folder or "/", head=head, tail=tail, width=width, wanted=wanted)
+
+
+def split_clique(name: str) -> tuple[str, str]:
+    """A pattern in clique form as its printf pattern and its frames; any other name as it is, and ""."""
+    before, _, ranges = name.rpartition(" [")
+    if _PRINTF.search(before.rpartition("/")[2]) and ranges.endswith("]") and _RANGES.fullmatch(ranges[:-1]):
+        return before, ranges[:-1]
+    return name, ""
 
 
 def _parse_name(text: str, name: str) -> tuple[str, int, str]:

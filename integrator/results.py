@@ -52,6 +52,8 @@ class PublishResult:
     outcome: str
     versions: tuple[PublishedVersion, ...] = ()
     error: IntegratorError | None = None
+    #: What had to be left where it is, each with the reason: moved sources that changed, files of others in a place of ours.
+    left: tuple[str, ...] = ()
 
     def document(self) -> Document:
         """The JSON answer."""
@@ -68,19 +70,21 @@ class PublishResult:
                 }
                 for version in self.versions
             ],
+            **({"left": list(self.left)} if self.left else {}),
         }
 
 
 def failed(error: IntegratorError) -> PublishResult:
     """The answer for a publish that ended with this error."""
-    return PublishResult(transaction=error.transaction, outcome=error.outcome, error=error)
+    return PublishResult(transaction=error.transaction, outcome=error.outcome, error=error, left=tuple(error.left))
 
 
 def of_transaction(root: Root, document: Document, outcome: str) -> PublishResult:
     """The answer for a finished transaction, from its document and those of its representations."""
     summary = document.get("summary") or {"versions": []}
     versions = tuple(_version(root, entry) for entry in summary["versions"])
-    return PublishResult(transaction=document["_id"], outcome=outcome, versions=versions)
+    left = tuple(document.get("left") or ())
+    return PublishResult(transaction=document["_id"], outcome=outcome, versions=versions, left=left)
 
 
 def _version(root: Root, entry: Document) -> PublishedVersion:

@@ -7,7 +7,6 @@ import errno
 import functools
 import json
 import os
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -17,7 +16,7 @@ import attrs
 from integrator import settings as settings_module
 from integrator import storage
 from integrator.database import PROJECT, Database, connect, connect_reader
-from integrator.errors import NotARoot, Problem, ReadOnly, RootRefused, SettingsRefused, TemplateRefused, UsageError
+from integrator.errors import NotARoot, Problem, ReadOnly, SettingsRefused, TemplateRefused, UsageError
 from integrator.layout import (
     FILE,
     FOLDER,
@@ -33,6 +32,7 @@ from integrator.layout import (
 from integrator.model import Document, Place, new_id
 from integrator.settings import Given, Settings, Source, Survey
 from integrator.storage import Storage
+from integrator.trust import check_trust
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -48,6 +48,8 @@ _DATABASE: Final = "publish.sqlite3"
 _FOLDERS: Final = ("journal", "history")
 #: Settings that only one project has, a file for each.
 _PROJECTS: Final = "projects"
+#: What else nobody but trusted people may own or write, where it is there.
+_GUARDED: Final = (_CONFIG, _DATABASE, f"{_DATABASE}-wal", f"{_DATABASE}-shm", _PROJECTS)
 _TEMPLATES: Final = {"folder": FOLDER, "file": FILE, "hero_folder": HERO_FOLDER, "hero_file": HERO_FILE}
 
 
@@ -285,7 +287,7 @@ def _source(path: str) -> Source:
         fd = storage.open_root(os.path.join(path, STATE))
         try:
             text = storage.read_file(_CONFIG, fd, 1 << 20)
-            _check_trust(path, fd)
+            check_trust(path, STATE, fd, folders=_FOLDERS, files=_GUARDED)
         finally:
             os.close(fd)
     except OSError as error:
@@ -436,25 +438,3 @@ def _config(root_id: str, database: str, templates: Mapping[str, str]) -> bytes:
 
 def _url(settings: Settings, path: str) -> str:
     return settings.database or "sqlite://" + os.path.join(path, STATE, _DATABASE)
-
-
-def _check_trust(path: str, state_fd: int) -> None:
-    """Refuse folders of the engine that strangers own or can write. Raises `RootRefused`."""
-    root = os.stat(path)
-    trusted = {0, os.geteuid(), root.st_uid}
-    folders = [*_FOLDERS, _PROJECTS] if os.path.isdir(os.path.join(path, STATE, _PROJECTS)) else _FOLDERS
-    with contextlib.ExitStack() as stack:
-        opened = {
-            STATE: state_fd,
-            **{f"{STATE}/{name}": stack.enter_context(storage.folder(name, state_fd)) for name in folders},
-        }
-        for name, fd in opened.items():
-            status = os.fstat(fd)
-            where = os.path.join(path, name)
-            if status.st_mode & stat.S_IWOTH:
-                raise RootRefused(f"anybody can write to {where}, so nothing in it can be trusted", next=f"chmod o-w {where}")
-            if status.st_uid not in trusted and status.st_gid != root.st_gid:
-                raise RootRefused(
-                    f"{where} belongs to a stranger (user {status.st_uid}), so nothing in it can be trusted",
-                    next=f"chown --reference={path} {where}",
-                )

@@ -303,6 +303,20 @@ def missing_folders(path: str, at: int) -> list[str]:
     return []
 
 
+def obstacle(path: str, at: int) -> str:
+    """The first component of a relative path that is there and no folder: a symbolic link, a file. "" if there is none."""
+    parts = [part for part in path.split("/") if part]
+    for depth in range(len(parts)):
+        above = "/".join(parts[: depth + 1])
+        try:
+            status = os.stat(above, dir_fd=at, follow_symlinks=False)
+        except FileNotFoundError:
+            return ""
+        if not stat.S_ISDIR(status.st_mode):
+            return above
+    return ""
+
+
 def read_file(name: str, at: int, limit: int = 1 << 30) -> bytes:
     """The content of a regular file; never blocks on a FIFO. Raises `OSError`."""
     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=at)

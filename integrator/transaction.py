@@ -298,7 +298,7 @@ class Transaction(Work):
         end = time.monotonic() + _PATIENCE
         while time.monotonic() < end:
             if recovery.settle(self._engine, self.id).outcome == "finished":
-                self.document["state"] = State.FINISHED.value
+                self.document.update(self._engine.database.read(TRANSACTIONS, self.id) or {}, state=State.FINISHED.value)
                 return
             time.sleep(_PAUSE)
         raise Unsettled("it is published, and another process is finishing it", next=f"integrator recover {self.id}")
@@ -334,6 +334,8 @@ class Transaction(Work):
             # The reply to an extension may have been lost: what the database holds now is what must be released.
             self.document.update(self._engine.database.read(TRANSACTIONS, self.id) or {})
             recovery.undo(self._engine, self.document, self.evidence())
+            if isinstance(cause, IntegratorError):
+                cause.left = self.document["left"] or ()
         except Conflict:
             try:
                 self._step_aside(cause)

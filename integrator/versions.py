@@ -17,7 +17,7 @@ from integrator.harvest import Harvest
 from integrator.layout import STAGING_MARK, collision_key
 from integrator.ledger import Plan
 from integrator.model import Directory, Document, Place
-from integrator.preflight import InstancePlan
+from integrator.preflight import InstancePlan, trash_folder
 from integrator.representations import Sources, extension
 from integrator.results import PublishedRepresentation, PublishedVersion
 from integrator.root import Root
@@ -36,7 +36,6 @@ def planner(root: Root, instances: Sequence[InstancePlan]) -> Planner:
         for instance in instances:
             number = _number(root, instance, transaction)
             place = root.layout.version_folder(instance.values(root, number))
-            project_folder = _project_folder(root, instance)
             claim = f"{instance.lease}/v{number:03d}"
             claims[claim] = (instance.lease, number)
             directories.append(
@@ -44,7 +43,7 @@ def planner(root: Root, instances: Sequence[InstancePlan]) -> Planner:
                     root=place.root,
                     final=place.path,
                     staging=f"{place.path}{STAGING_MARK}{transaction}",
-                    private=f"{project_folder}.integrator/trash",
+                    private=trash_folder(root, instance),
                     lease=instance.lease,
                     claim=claim,
                 )
@@ -102,13 +101,6 @@ def _on_disk(root: Root, instance: InstancePlan) -> Iterable[int]:
             return []
     numbers = (root.layout.version_number(name) for name in names)
     return [number for number in numbers if number is not None]
-
-
-def _project_folder(root: Root, instance: InstancePlan) -> str:
-    """The folder of the project below its root, with a slash; "" if the template has none."""
-    place = root.layout.version_folder(instance.values(root, 1))
-    first = place.path.partition("/")[0]
-    return f"{first}/" if first == instance.publish.project else ""
 
 
 def _missing(root: Root, directory: Directory) -> list[tuple[str, str]]:

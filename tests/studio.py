@@ -134,7 +134,7 @@ class Studio:
             left += [f"journal {name}" for name in root.engine.journals.unfinished()]
             left += [f"lease {row['_id']}" for row in database.find(LEASES) if row.get("transaction")]
             left += [f"claim {row['_id']}" for row in database.find(CLAIMS) if not row.get("burnt")]
-            left += [f"{finding.kind}: {finding.message}" for finding in check(root, checksums=True)]
+            left += [f"{finding.kind}: {finding.message}" for finding in check(root, checksums=True) if finding.wrong]
         return left
 
     def versions(self, subset: str) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -15,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from studio import Studio
 
+import integrator
 from integrator import cli, errors
 from integrator.cli.console import Console, shown
 from integrator.root import open_root
+from integrator.testing import Fate, Killed
 
 SHOT = ("--project", "demo", "--asset", "sh010", "--subset", "renderBeauty", "--family", "render")
 
@@ -91,7 +95,7 @@ def tree(path: Path) -> dict[str, bytes]:
 
 
 def modules_of(*words: str) -> set[str]:
-    code = f"import sys; sys.argv[1:] = {words!r}; from integrator.cli import main; c = main(); print(c, *sys.modules)"
+    code = f"import sys; sys.argv[1:] = {words!r}; from integrator.__main__ import main; c = main(); print(c, *sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     said, *modules = done.stdout.splitlines()[-1].split()
     assert said == "0"
@@ -262,6 +266,20 @@ def test_a_sequence_that_the_shell_spelled_out_is_one_representation(root: Path,
     assert [len(entry["files"]) for entry in run.json["versions"][0]["representations"]] == [3]
 
 
+@pytest.mark.parametrize("option", [[], ["--representation"]])
+def test_clique_form_names_the_frames_that_are_wanted(root: Path, sources: Path, option: list[str]) -> None:
+    pattern = f"{sources}/beauty.%04d.exr [1001-1002]"
+    words = [*option, f"exr={pattern}" if option else pattern]
+    run = Run("publish", *SHOT, *words, "--root", str(root), "--json")
+    assert run.code == 0, run.err
+    [entry] = run.json["versions"][0]["representations"]
+    assert (entry["name"], len(entry["files"])) == ("exr", 2)
+    missing = Run("publish", *SHOT, f"{sources}/beauty.%04d.exr [1001-1009]", "--root", str(root))
+    assert (missing.code, "lacks the frames 1004-1009" in missing.err) == (3, True)
+    hashes = Run("publish", *SHOT, f"{sources}/beauty.####.exr [1001-1002]", "--root", str(root))
+    assert (hashes.code, "brackets go with %04d" in hashes.err) == (2, True)
+
+
 def test_people_read_where_it_is_how_much_and_how_long(root: Path, sources: Path) -> None:
     run = publish(root, sources)
     assert "renderBeauty v001" in run.out
@@ -392,6 +410,29 @@ def test_a_broken_soft_lock_lets_the_next_one_publish(root: Path, sources: Path)
     assert (broken.code, broken.json) == (0, {"broken": {"key": "demo/sh010/renderBeauty", "reason": "gone home"}})
     assert (run.code, run.json["outcome"]) == (0, "published")
     assert Run("lease", "break", "nobody/has/this", "--reason", "x", "--root", str(root)).code == 2
+
+
+def test_what_a_publish_had_to_leave_is_said_by_it(studio: Studio) -> None:
+    source = Path(studio.folder, "own.abc")
+    source.write_bytes(b"own")
+    representation = {"name": "abc", "files": [str(source)], "transfer": "move"}
+    instance = {"asset": "hero", "subset": "main", "family": "model", "representations": [representation]}
+    whole = {"schema": "integrator:publish-request-1.0", "project": "demo", "publish_id": "m", "instances": [instance]}
+
+    counted = Fate()
+    with studio.fresh("count").open(counted) as opened:
+        integrator.publish(whole, opened)
+    source.write_bytes(b"own")
+    [verdict] = counted.numbers("state=committed")
+    with contextlib.suppress(Killed), studio.open(Fate(kill_at=verdict, when="after"), owner=studio.dead) as opened:
+        integrator.publish(whole, opened)
+    assert source.exists()
+    text = json.dumps(whole).encode()
+    run = Run("publish", "-", "--root", studio.path, input=text)
+    assert run.code == 0, run.err
+    assert "left where it is: sources of 1 moved files were left" in run.err
+    [left] = Run("publish", "-", "--root", studio.path, "--json", input=text).json["left"]
+    assert "only their owner removes them" in left
 
 
 def test_a_killed_publish_can_be_rolled_back_by_name(root: Path, sources: Path) -> None:

@@ -134,6 +134,15 @@ def test_a_signal_at_any_moment_ends_in_an_answer_that_is_true(root: Path, tmp_p
     assert cli.main(["check", "--root", str(root)]) == 0
 
 
+def test_an_interrupt_while_the_program_is_loaded_ends_in_130_without_a_word(tmp_path: Path) -> None:
+    # A module of the standard library that is met on the way, with a signal in the middle of its import.
+    (tmp_path / "argparse.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)\n")
+    surroundings = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    for words in (["-m", "integrator"], ["-c", "import sys; from integrator.__main__ import main; sys.exit(main())"]):
+        done = subprocess.run([sys.executable, *words, "status"], env=surroundings, capture_output=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
 def test_a_signal_that_is_ignored_from_the_start_stays_ignored(root: Path, tmp_path: Path) -> None:
     def background() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -39,7 +39,7 @@ from integrator.database import (
 )
 from integrator.database.sqlite import CHECKPOINT_EVERY, FORMAT, SQLiteDatabase
 from integrator.encoding import Packed
-from integrator.errors import Conflict, DatabaseFailed, NewerDatabase, Unanswered, UsageError
+from integrator.errors import Conflict, DatabaseDamaged, DatabaseFailed, NewerDatabase, Unanswered, UsageError
 from integrator.testing import CrashingDatabase, DatabaseContract, Fate, Killed, ManualClock, MemoryDatabase, MemoryStore
 
 
@@ -248,7 +248,7 @@ def test_a_newer_database_is_refused_and_not_touched(path: str) -> None:
 @pytest.mark.parametrize("content", [b"not a database, and longer than a header" * 50, b"SQLite format 3\0" + b"\xff" * 5000])
 def test_a_file_that_is_no_database_is_refused(path: str, content: bytes) -> None:
     Path(path).write_bytes(content)
-    with pytest.raises(DatabaseFailed):
+    with pytest.raises(DatabaseDamaged, match="is damaged"):
         SQLiteDatabase(path)
     assert Path(path).read_bytes() == content
 

@@ -606,9 +606,20 @@ def test_a_busy_lease_is_reported_with_who_and_since_when(database: Database, cl
     with pytest.raises(Held) as caught:
         _begin(database, B, ("hero", 2))
     error = leases.busy(caught.value)
-    assert "anna on ws12" in error.message
-    assert "renewed 3 s ago" in error.message
+    assert "anna on ws12 is publishing hero v001 since " in error.message
+    assert "(renewed 3 s ago)" in error.message
     assert (error.exit_code, error.transaction) == (4, A)
+
+
+def test_a_busy_lease_says_how_far_its_holder_is(database: Database) -> None:
+    document = _begin(database, A, ("hero", 4))
+    change = Update(collection=TRANSACTIONS, id=A, expect={"actor": document["actor"]}, set={"progress": 0.614})
+    database.commit([change])
+    with pytest.raises(Held) as caught:
+        _begin(database, B, ("hero", 5))
+    message = leases.busy(caught.value).message
+    assert "hero v004 since" in message
+    assert "(61 %, renewed " in message
 
 
 # --- the document -----------------------------------------------------------------------------------------------------

@@ -395,7 +395,7 @@ def test_a_living_owner_keeps_everybody_out(studio: Studio) -> None:
         version.write("a.abc", b"1")
         with pytest.raises(Busy) as caught, studio.open() as other:
             integrator.publish(studio.request("two"), other)
-    assert "is publishing demo/shots/sq01/sh010/camera since" in caught.value.message
+    assert "is publishing demo/shots/sq01/sh010/camera v002 since" in caught.value.message
     assert caught.value.exit_code == 4
     assert studio.leftovers() == []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import datetime
@@ -16,15 +17,30 @@ from studio import Studio
 
 import integrator
 from integrator.database import PROJECT
-from integrator.errors import Failed, RequestRefused, SourceChanged, StagingChanged, UsageError, ValidationRefused
+from integrator.errors import (
+    Failed,
+    RequestRefused,
+    SourceChanged,
+    StagingChanged,
+    UsageError,
+    ValidationRefused,
+    VersionTaken,
+)
 from integrator.layout import Template
+from integrator.results import failed
 from integrator.root import Root, create_root, open_root
 from integrator.testing import Fate
 
 
 def ask(root: Root, *representations: dict[str, Any], **instance: Any) -> integrator.results.PublishedVersion:  # type: ignore[name-defined]
     """Publish one instance and return its version."""
-    whole = {
+    return integrator.publish(whole(*representations, **instance), root).versions[0]
+
+
+def whole(*representations: dict[str, Any], publish_id: str | None = None, **instance: Any) -> dict[str, Any]:
+    """A request with one publish instance."""
+    return {
+        "publish_id": publish_id,
         "schema": "integrator:publish-request-1.0",
         "project": "demo",
         "author": "anna",
@@ -32,7 +48,6 @@ def ask(root: Root, *representations: dict[str, Any], **instance: Any) -> integr
             {"asset": "hero", "subset": "main", "family": "model", "representations": list(representations), **instance}
         ],
     }
-    return integrator.publish(whole, root).versions[0]
 
 
 @pytest.fixture
@@ -109,9 +124,32 @@ def test_a_file_that_somebody_saved_over_a_moved_source_is_put_back(studio: Stud
             source.write_bytes(b"saved meanwhile")
 
     with studio.open(Fate(hook=hook)) as root:
-        ask(root, {"name": "abc", "files": [str(source)], "transfer": "move"})
-    assert source.read_bytes() == b"saved meanwhile"
+        result = integrator.publish(whole({"name": "abc", "files": [str(source)], "transfer": "move"}, publish_id="moved"), root)
+        assert source.read_bytes() == b"saved meanwhile"
+        source.write_bytes(b"own")  # a retry is the same request
+        again = integrator.publish(whole({"name": "abc", "files": [str(source)], "transfer": "move"}, publish_id="moved"), root)
+    assert result.left == again.left == (f"{source}: it is not what was published any more",)
+    assert result.document()["left"] == list(result.left)
     assert [path.name for path in Path(studio.folder).iterdir() if path.name.startswith(".")] == []
+
+
+def test_what_somebody_put_into_a_revealed_version_is_kept_and_said(studio: Studio) -> None:
+    wanted = whole({"name": "abc", "files": [f"{studio.sources}/cam.abc"]})
+    counted = Fate()
+    with studio.fresh("count").open(counted) as root:
+        integrator.publish(wanted, root)
+    [verdict] = counted.numbers("state=finished")
+    version = Path(studio.path, "demo/hero/publish/model/main/v001")
+
+    def hook(number: int, call: str) -> None:
+        if number == verdict:
+            (version / "note.txt").write_text("mine")
+
+    with studio.open(Fate(fail_at=verdict, hook=hook)) as root, pytest.raises(Failed) as caught:
+        integrator.publish(wanted, root)
+    [left] = failed(caught.value).document()["left"]
+    assert Path(studio.path, left).read_text() == "mine"
+    assert not version.exists()
 
 
 def test_a_reflink_that_the_file_system_refuses_is_refused_or_copied_by_policy(studio: Studio) -> None:
@@ -233,6 +271,63 @@ def test_two_files_of_one_name_are_refused_and_both_are_named(studio: Studio, ro
     with pytest.raises(ValidationRefused) as caught:
         ask(root, {"name": "abc", "files": [f"{studio.sources}/cam.abc"]}, resources=[{"files": files, "folder": "extra"}])
     assert all(path in str(caught.value) for path in files)
+
+
+@pytest.mark.parametrize("where", ["demo", "demo/hero/publish/model", "demo/.integrator/trash"])
+@pytest.mark.parametrize("target", ["elsewhere", "nowhere", "file"])
+def test_a_destination_that_leads_through_a_link_is_refused_and_nothing_is_touched(
+    studio: Studio, tmp_path: Path, where: str, target: str
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "file").write_bytes(b"mine")
+    shutil.rmtree(f"{studio.path}/{where}", ignore_errors=True)
+    Path(studio.path, where).parent.mkdir(parents=True, exist_ok=True)
+    Path(studio.path, where).symlink_to(tmp_path / target)
+    before = studio.tree()
+    with studio.open() as root:
+        with pytest.raises(ValidationRefused, match="is a symbolic link"):
+            ask(root, {"name": "abc", "files": [f"{studio.sources}/cam.abc"]})
+        with (
+            pytest.raises(ValidationRefused, match="is a symbolic link"),
+            root.begin(project="demo") as assembly,
+        ):
+            assembly.new_version(asset="hero", subset="main", family="model")
+    assert studio.tree() == before
+    assert os.listdir(tmp_path / "elsewhere") == []
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_destination_below_a_file_is_refused(studio: Studio, root: Root) -> None:
+    Path(studio.path, "demo/hero").write_text("a file")
+    with pytest.raises(ValidationRefused, match="demo/hero: is no folder"):
+        ask(root, {"name": "abc", "files": [f"{studio.sources}/cam.abc"]})
+
+
+def test_a_dangling_link_takes_the_number_that_it_has_and_is_never_written_through(studio: Studio, root: Root) -> None:
+    folder = Path(studio.path, "demo/hero/publish/model/main")
+    folder.mkdir(parents=True)
+    (folder / "v001").symlink_to(Path(studio.folder, "nowhere"))
+    source = {"name": "abc", "files": [f"{studio.sources}/cam.abc"]}
+    with pytest.raises(VersionTaken):
+        ask(root, source, version=1)
+    assert names(ask(root, source)) == ["demo_hero_main_v002.abc"]
+    assert not Path(studio.folder, "nowhere").exists()
+    assert (folder / "v001").is_symlink()
+
+
+def test_a_source_is_not_moved_and_linked_to_in_one_request(studio: Studio, root: Root) -> None:
+    source = Path(studio.path, "work.abc")
+    source.write_bytes(b"cache")
+    other_name = Path(studio.path, "alias.abc")
+    other_name.symlink_to(source)
+    moved = {"name": "abc", "files": [str(source)], "transfer": "move"}
+    linked = {"name": "link", "files": [str(other_name)], "transfer": "symlink", "output": "link"}
+    with pytest.raises(ValidationRefused, match="is moved and linked to"):
+        ask(root, moved, linked)
+    assert source.read_bytes() == b"cache"
+    version = ask(root, moved, {**linked, "transfer": "copy"})
+    assert [Path(file).read_bytes() for entry in version.representations for file in entry.files] == [b"cache", b"cache"]
+    assert not source.exists()
 
 
 @pytest.mark.root

@@ -177,7 +177,7 @@ def test_a_foreign_version_is_listed_counted_and_never_touched(studio: Studio, r
     studio.recover()
     with studio.open() as root:
         sweep(root, older_than=0.0)
-        assert check(root, checksums=True) == []
+        assert [finding for finding in check(root, checksums=True) if finding.wrong] == []
     assert content(foreign) == before
 
 
@@ -293,7 +293,7 @@ def test_a_closed_reader_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"no database at all" * 500])
 def test_what_is_no_database_is_said(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "db").write_bytes(content)
-    with pytest.raises(errors.DatabaseFailed):
+    with pytest.raises((errors.DatabaseFailed, errors.DatabaseDamaged)):
         SQLiteReader(str(tmp_path / "db"))
     with pytest.raises(errors.DatabaseFailed, match="No such file"):
         SQLiteReader(str(tmp_path / "nothing"))

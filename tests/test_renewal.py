@@ -13,15 +13,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from integrator import leases, ledger
 from integrator.database import LEASES, TRANSACTIONS, Update
 from integrator.database.sqlite import SQLiteDatabase
+from integrator.errors import LeaseLost
 from integrator.leases import this_process
 from integrator.ledger import Plan
 from integrator.model import Directory, Document
+from integrator.recovery import recover
 from integrator.renewal import Renewal
+from integrator.root import create_root, open_root
 from integrator.settings import LeaseTimes
 
 INTERVAL = 0.08
@@ -425,3 +429,20 @@ def test_a_host_that_is_no_python_finds_one(mocker: Any) -> None:
     mocker.patch.object(sys, "executable", "/usr/autodesk/maya/bin/maya.bin")
     done = subprocess.run([renewal._interpreter(), "-c", "print(1)"], capture_output=True, text=True, timeout=10)
     assert done.stdout == "1\n"
+
+
+def test_a_transaction_that_has_locked_nothing_yet_is_kept_alive(tmp_path: Path) -> None:
+    """An export can take longer than a lease before it adds its first version."""
+    path = str(tmp_path / "show")
+    create_root(path).close()
+    config = Path(path, ".integrator/config.toml")
+    config.write_text(config.read_text() + "[lease]\nrenew = 0.1\ntakeover = 1.0\ntakeover_same_publish = 1.0\n")
+    with open_root(path) as root, open_root(path) as other:
+        # To another host it is not known whether this process lives.
+        root.engine.owner = attrs.evolve(root.engine.owner, host="elsewhere")
+        with pytest.raises(LeaseLost), root.begin(project="demo", publish_id="job") as assembly:
+            time.sleep(2.5)
+            assert [entry.outcome for entry in recover(other.engine)] == ["alive"]
+            root.engine.renewal.drop(assembly.transaction.id)
+            time.sleep(2.0)
+            assert [entry.outcome for entry in recover(other.engine)] == ["rolled_back"]

@@ -102,7 +102,8 @@ def _document(error: IntegratorError, console: Console) -> object:
 def failure_document(error: IntegratorError) -> object:
     """The answer of a publish that ended with this error. (`results` has the same, and loads half of the engine.)"""
     said = {"code": error.code, "message": error.message, "next": error.next}
-    return {"transaction": error.transaction or None, "outcome": error.outcome, "error": said, "versions": []}
+    left = {"left": list(error.left)} if error.left else {}
+    return {"transaction": error.transaction or None, "outcome": error.outcome, "error": said, "versions": [], **left}
 
 
 def _name(path: object) -> str:

@@ -70,11 +70,13 @@ def _representations(arguments: Arguments) -> list[dict[str, Any]]:
 
 def _by_extension(patterns: list[str]) -> dict[str, list[str]]:
     """Absolute patterns by extension; several only where a shell made them out of one, as frames of one sequence."""
-    from integrator.representations import extension
+    from integrator.representations import extension, split_clique
 
     found: dict[str, list[str]] = {}
     for pattern in patterns:
-        name = extension(pattern)
+        name = extension(split_clique(pattern)[0])
+        if " [" in name:
+            raise UsageError(f"{pattern}: frames in brackets go with %04d, as in 'beauty.%04d.exr [1001-1010]'; or use --frames")
         if not name:
             raise UsageError(f"{pattern} has no extension to be named after; write --representation NAME={pattern}")
         others = found.setdefault(name, [])

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from integrator.root import Root
 
 _EPILOG: Final = """\
-A PATTERN is a file, or a sequence such as beauty.%04d.exr or beauty.####.exr; relative ones start at the current folder.
-Each becomes a representation that is named after its extension; --representation gives another name.
+A PATTERN is a file, or a sequence such as beauty.%04d.exr, beauty.####.exr or 'beauty.%04d.exr [1001-1010]'.
+Relative ones start at the current folder. Each becomes a representation that is named after its extension;
+--representation gives another name.
 
   integrator publish request.json --publish-id farm-4711
   integrator publish --project demo --asset sh010 --subset renderBeauty --family render 'render/beauty.%04d.exr'
@@ -130,6 +131,8 @@ def carry_out(call: Call, root: Root, request: PublishRequest, *, on_farm: bool)
     else:
         _print(call.console, result, copied[0], time.monotonic() - started)
         code = 0
+    for reason in result.left:
+        call.console.say(f"  left where it is: {shown(reason)}")
     call.console.answer(result.document())
     return code
 

@@ -115,7 +115,8 @@ Change = Union[Insert, Ensure, Update, Replace, Delete]
 class Database(Protocol):
     """What a database must do. `integrator.testing.DatabaseContract` is its test suite.
 
-    Reads see committed state only. All methods raise `errors.DatabaseFailed` when the database cannot be asked.
+    Reads see committed state only. All methods raise `errors.DatabaseFailed` when the database cannot be asked,
+    `errors.DatabaseDamaged` when what it holds is damaged.
     """
 
     def commit(self, changes: Sequence[Change]) -> None:
@@ -253,8 +254,17 @@ def rank(value: Any) -> tuple[int, Any]:
     if isinstance(value, (int, float)):
         return 1, value
     if isinstance(value, str):
-        return 2, value.encode("utf-8", "surrogatepass")
+        # A text that is not UTF-8 is among the rest, as in a store that has no such texts.
+        return 2 if _is_utf8(value) else 3, value.encode("utf-8", "surrogatepass")
     return 3, encode(value)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 # --- changes --------------------------------------------------------------------------------------------------------

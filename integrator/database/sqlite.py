@@ -59,7 +59,7 @@ from integrator.database import (
     resolve_now,
 )
 from integrator.encoding import Packed, decode, encode, fast_decoder
-from integrator.errors import Conflict, DatabaseFailed, NewerDatabase, ReadOnly, Unanswered
+from integrator.errors import Conflict, DatabaseDamaged, DatabaseFailed, NewerDatabase, ReadOnly, Unanswered
 from integrator.model import Document
 
 #: Version of the tables below; a database with a higher one is refused.
@@ -349,7 +349,17 @@ class SQLiteDatabase:
         try:
             yield
         except sqlite3.Error as error:
+            if type(error) is sqlite3.DatabaseError:  # damaged, or no database; everything else has a class of its own
+                raise self._damaged(error) from error
             raise DatabaseFailed(f"cannot {action} the database {self.path}: {error}") from error
+
+    def _damaged(self, error: sqlite3.DatabaseError) -> DatabaseDamaged:
+        return DatabaseDamaged(
+            f"the database {self.path} is damaged ({error}). Nothing that is published was touched, but what is published and"
+            " what is unfinished cannot be told",
+            next=f"keep {self.path} with its -wal file; put a good copy in their place, or: sqlite3 {self.path} .recover;"
+            " then: integrator recover, integrator check",
+        )
 
 
 class SQLiteReader(SQLiteDatabase):

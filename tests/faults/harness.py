@@ -31,7 +31,7 @@ import attrs
 
 import integrator
 from integrator import queries
-from integrator.check import check, trash_names
+from integrator.check import check, is_kept, trash_names
 from integrator.database import CLAIMS, LEASES, PROJECT, TRANSACTIONS
 from integrator.model import ENDED, State
 from integrator.root import Root, create_root, open_root
@@ -360,8 +360,9 @@ class Run:
             left += [f"claim {row['_id']}" for row in database.find(CLAIMS) if not row.get("burnt")]
             left += [f"state {row['_id']} {row['state']}" for row in database.find(TRANSACTIONS)
                      if State(row["state"]) not in ENDED]  # fmt: skip
-            left += [f"trash {path}" for path in trash_names(root) if not re.fullmatch(r"[0-9a-f]{24}", os.path.basename(path))]
-            left += [f"{finding.kind}: {finding.message}" for finding in check(root, checksums=True)]
+            private = [path for path in trash_names(root) if not re.fullmatch(r"[0-9a-f]{24}", os.path.basename(path))]
+            left += [f"trash {path}" for path in private if not _kept(root, path)]
+            left += [f"{finding.kind}: {finding.message}" for finding in check(root, checksums=True) if finding.wrong]
         return left
 
 
@@ -519,6 +520,12 @@ def _difference(tree: Tree, *others: Tree) -> str:
 
 def _lines(one: Sequence[str], other: Sequence[str]) -> str:
     return "\n".join(sorted(set(one) ^ set(other))[:6])
+
+
+def _kept(root: Root, path: str) -> bool:
+    """Whether a failed publish left this on purpose, with what an extractor had produced."""
+    document = root.engine.database.read(TRANSACTIONS, os.path.basename(path).partition(".")[0])
+    return is_kept(root, document, path)
 
 
 def assert_settled(run: Run) -> None:

@@ -51,7 +51,7 @@ def sleeper(studio: Studio, work: Work) -> Subject:
 
 
 def settled_by_another(run: Run, broken: bool) -> list[dict[str, Any]] | None:
-    """What a second process settled; None if the sleeper has the database locked."""
+    """What a second process settled; None if the sleeper has the database locked, or cannot be taken over yet."""
     if broken:
         ending, answer = run.finish("break_leases", patience=IMPATIENT)
         if ending.code != 0:
@@ -64,6 +64,8 @@ def settled_by_another(run: Run, broken: bool) -> list[dict[str, Any]] | None:
     outcomes = {settled["outcome"] for settled in answer}
     if outcomes == {"in_doubt"}:
         return _locked(answer[0])
+    if broken and outcomes == {"alive"}:
+        return None  # it held no lease that could be broken
     assert outcomes <= {"rolled_back", "finished"}, answer
     return list(answer)
 
