@@ -295,7 +295,8 @@ def _look(root: Root, way: str, paths: Sequence[str], need: _Need, problems: lis
         some, found = _statuses(some, problems)
         need.files += len(some) if way not in ("hardlink", "adopt") else 0
         need.size += sum(status.st_size for status in found if way == "copy" or status.st_dev != need.device)
-        if _is_doubtful(way, found, need):
+        read_only_links = way == "hardlink" and not root.settings.link_writable
+        if read_only_links or _is_doubtful(way, found, need):
             rule = _Rule(root=root, way=way, need=need)
             wrong = ((path, rule.problem(path, status)) for path, status in zip(some, found))
             problems += [(NotThere if what == EMPTY else Problem)(path, what) for path, what in wrong if what]
@@ -346,6 +347,8 @@ class _Rule:
             return "cannot be read: permission denied"
         if self.way in ("hardlink", "reflink") and status.st_dev != self.need.device and refuse:
             return f'is on another file system, so no {self.way} can be made: use copy, or link_fallback = "copy"'
+        if self.way == "hardlink" and status.st_mode & 0o222 and not self.root.settings.link_writable:
+            return "can still be written, and so could what is published: use copy, or take write permission away (link_writable)"
         if self.way == "hardlink" and refuse:
             self.need.links[status.st_ino] += 1
             if self.need.links[status.st_ino] + status.st_nlink > self.need.most_links:

@@ -202,6 +202,9 @@ class Settings:
                                    "whether a sequence may lack frames unless the request says so")  # fmt: skip
     link_fallback: str = _setting("refuse", _one_of("refuse", "copy"), _HOUSE,
                                   "what a hard link or reflink becomes where it cannot be made")  # fmt: skip
+    link_writable: bool = _setting(
+        True, _YES_NO, _HOUSE, "whether hard links may be made to sources that somebody can still write"
+    )
     symlink_outside: bool = _setting(False, _YES_NO, _HOUSE, "whether symbolic links may point outside the roots")
     file_mode: int = _setting(0o664, _MODE, _HOUSE, "mode of published files")
     folder_mode: int = _setting(0o2775, _MODE, _HOUSE, "mode of folders that a publish makes")

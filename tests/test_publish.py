@@ -528,3 +528,19 @@ def test_ids_and_dates_of_the_driver_are_stored_as_extended_json(studio: Studio)
         [note] = root.documents("demo", {"type": "note"})
     oid = {"$oid": str(id)}
     assert (note["task"], note["inner"], note["when"]) == (oid, [oid], {"$date": "2026-01-02T03:04:05.678Z"})
+
+
+def test_links_to_sources_that_can_be_written_are_refused_where_the_house_says_so(studio: Studio) -> None:
+    """What is saved in place after a hard-linked publish changes the published file, too."""
+    config = Path(studio.path, ".integrator/config.toml")
+    config.write_text("link_writable = false\n" + config.read_text())
+    with studio.open() as root, pytest.raises(ValidationRefused, match="can still be written"):
+        integrator.publish(studio.request("job"), root)
+    for path in Path(studio.sources).iterdir():
+        path.chmod(0o444)
+    try:
+        with studio.open() as root:
+            assert integrator.publish(studio.request("job"), root).outcome == "published"
+    finally:
+        for path in Path(studio.sources).iterdir():
+            path.chmod(0o644)

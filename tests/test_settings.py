@@ -73,6 +73,7 @@ name_pattern = "^[a-z]+$"
 transfer = "hardlink"
 checksum = "all"
 link_fallback = "copy"
+link_writable = false
 symlink_outside = true
 file_mode = 0o640
 folder_mode = 0o750
@@ -97,7 +98,8 @@ takeover_same_publish = 10
     expected = {
         "format": 1, "root_id": "f00d", "database": "sqlite:///local/publish.sqlite3", "roots": {"cache": "/cache"},
         "templates": {"version_padding": "4"}, "name_pattern": "^[a-z]+$", "transfer": "hardlink", "checksum": "all",
-        "link_fallback": "copy", "symlink_outside": True, "file_mode": 0o640, "folder_mode": 0o750, "keep_times": False,
+        "link_fallback": "copy", "link_writable": False,
+        "symlink_outside": True, "file_mode": 0o640, "folder_mode": 0o750, "keep_times": False,
         "create_assets": False, "workers": 8, "keep": 3600, "keep_failed": 7200, "settle": 60, "attempts": 3,
         "attempts_per_host": 1, "missing_frames": "allow", "default_root": "",
         "lease": {"renew": 5, "takeover": 60.5, "takeover_same_publish": 10},
@@ -146,6 +148,7 @@ BAD = [
     ('transfer = ["copy"]', "must be one of copy, hardlink, reflink, symlink, move"),
     ('checksum = "md5"', "must be one of none, copied, all"),
     ('link_fallback = "move"', "must be one of refuse, copy"),
+    ("link_writable = 0", "must be true or false"),
     ("symlink_outside = 1", "must be true or false"),
     ('symlink_outside = "true"', "must be true or false"),
     ("file_mode = 664.0", "must be a mode such as 0o664"),
@@ -351,7 +354,8 @@ def test_mistakes_of_all_files_and_of_the_environment_are_reported_at_once(user:
 
 _GIVEN = {
     "format": "1", "root_id": "'f00d'", "default_root": "'/show'", "database": "'sqlite:///x'", "name_pattern": "'^a$'",
-    "transfer": "'move'", "checksum": "'all'", "missing_frames": "'allow'", "link_fallback": "'copy'", "symlink_outside": "true",
+    "transfer": "'move'", "checksum": "'all'", "missing_frames": "'allow'", "link_fallback": "'copy'", "link_writable": "false",
+    "symlink_outside": "true",
     "file_mode": "0o600", "folder_mode": "0o700", "keep_times": "false", "create_assets": "false", "settle": "1", "attempts": "1",
     "attempts_per_host": "1", "workers": "1", "keep": "1", "keep_failed": "1", "roots": "{a = '/a'}", "templates": "{a = 'a'}",
     "lease.renew": "1", "lease.takeover": "1000", "lease.takeover_same_publish": "1",
