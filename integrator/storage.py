@@ -55,7 +55,7 @@ class Storage:
     #: Names of the methods that are one changing system call each.
     CALLS = (
         "mkdir", "create", "write", "copy_range", "clone", "link", "symlink", "rename", "exchange", "replace", "unlink", "rmdir",
-        "set_mode", "set_times", "sync", "sync_filesystem", "close",
+        "set_mode", "set_group", "set_times", "sync", "sync_filesystem", "close",
     )  # fmt: skip
 
     # --- single calls ---------------------------------------------------------------------------------------------
@@ -116,6 +116,10 @@ class Storage:
     def set_mode(self, fd: int, mode: int) -> None:
         os.fchmod(fd, mode)
 
+    def set_group(self, fd: int, group: int) -> None:
+        """Give a file or folder to a group; who is not root must be in it."""
+        os.fchown(fd, -1, group)
+
     def set_times(self, fd: int, nanoseconds: int) -> None:
         """Set access and modification time (ns since the epoch)."""
         os.utime(fd, ns=(nanoseconds, nanoseconds))
@@ -151,6 +155,15 @@ class Storage:
             self.sync(fd)
         finally:
             self.close(fd)
+
+    def share(self, fd: int, mode: int, group: int | None) -> None:
+        """Give a file or folder this mode and, unless it is None, this group; what is so already is not touched."""
+        found = os.fstat(fd)
+        if group is not None and found.st_gid != group:
+            self.set_group(fd, group)  # first: it may take a set-group bit away
+            found = os.fstat(fd)
+        if stat.S_IMODE(found.st_mode) != mode:
+            self.set_mode(fd, mode)
 
     def make_folder(self, name: str, mode: int, at: int) -> None:
         """`mkdir` with this exact mode, whatever the umask."""
@@ -290,6 +303,12 @@ def exists(name: str, at: int) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def renames_exclusively(one: str, other: str, at: int) -> bool:
+    """Whether a rename can refuse a name that exists; asked with two names that exist, so that nothing changes."""
+    _libc.renameat2(at, _bytes(one), at, _bytes(other), _NOREPLACE)
+    return ctypes.get_errno() == errno.EEXIST
 
 
 def missing_folders(path: str, at: int) -> list[str]:

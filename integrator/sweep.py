@@ -107,9 +107,10 @@ def _compress(root: Root, before: float) -> None:
         try:
             for name in sorted(os.listdir(fd)):
                 if name.endswith(".journal") and os.stat(name, dir_fd=fd).st_ctime < before:
-                    content = gzip.compress(storage.read_file(name, fd), 6)
-                    root.engine.storage.remove_tree(name + ".gz", fd)
-                    root.engine.storage.write_file(name + ".gz", content, root.settings.file_mode, fd)
-                    root.engine.storage.unlink(name, fd)
+                    with contextlib.suppress(PermissionError):  # somebody else's, and not the group's: `doctor` says so
+                        content = gzip.compress(storage.read_file(name, fd), 6)
+                        root.engine.storage.remove_tree(name + ".gz", fd)
+                        root.engine.storage.write_file(name + ".gz", content, root.settings.file_mode, fd)
+                        root.engine.storage.unlink(name, fd)
         finally:
             os.close(fd)

@@ -70,6 +70,8 @@ class Call:
         named = str(self.arguments.root or "")
         found = named or find_root(near)
         self.console.detail(f"publish root: {found}")
+        # Between the two calls that make a folder and give it its mode, others of the group must be able to recover it, too.
+        os.umask(0o002)
         return found
 
 
