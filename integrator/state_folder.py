@@ -238,7 +238,7 @@ def _made(stack: contextlib.ExitStack, writer: Storage, path: str, settings: Set
             writer.share(fd, settings.folder_mode, group)
         except PermissionError as error:
             raise UsageError(
-                f"{path} cannot be given to group {settings.group or group}: only root can, or its owner, who must be in the group",
+                f"{path} cannot be given to group {settings.group or group}: only root can, or an owner who must be in the group",
                 next="the same as root, or as its owner",
             ) from error
     return fd

@@ -37,6 +37,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "resume": "go on with a publish that failed or was killed",
     "rollback": "roll back one transaction whose owner is gone",
     "check": "look for inconsistencies; writes nothing",
+    "doctor": "look whether rights, mounts, file systems and the database fit",
     "config": "the settings that hold here, and where each comes from",
     "sweep": "remove abandoned leftovers by age",
     "lease": "list and break soft locks",
