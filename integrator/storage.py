@@ -207,8 +207,8 @@ class Storage:
     def remove_tree(self, name: str, at: int) -> list[str]:
         """Delete `name` and what it holds; links are removed, never followed.
 
-        Returns what could not be removed (a mount point, an NFS ``.nfs*`` file), as paths relative to `at`. Raises `OSError`,
-        `ValueError` for what is no plain name.
+        Returns what could not be removed (a mount point, an NFS ``.nfs*`` file, what is inside and may not be touched), as paths
+        relative to `at`. Raises `OSError`, `ValueError` for what is no plain name.
         """
         if name in ("", ".", "..") or "/" in name:
             raise ValueError(f"{name!r} is not the name of something in a folder")
@@ -227,12 +227,15 @@ class Storage:
         left: list[str] = []
         fd = os.open(name, _READ_FOLDER, dir_fd=at)
         try:
-            if _is_mount(fd):
+            if is_mount(fd):
                 return [name]  # what is mounted here is not ours
             with os.scandir(fd) as entries:
                 names = [entry.name for entry in entries]
             for inner in names:
-                left += [f"{name}/{path}" for path in self.remove_tree(inner, fd)]
+                try:
+                    left += [f"{name}/{path}" for path in self.remove_tree(inner, fd)]
+                except PermissionError:  # immutable, or in a folder of somebody else's: the rest can go all the same
+                    left.append(f"{name}/{inner}")
         finally:
             os.close(fd)
         try:
@@ -240,7 +243,7 @@ class Storage:
         except FileNotFoundError:
             pass
         except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EBUSY, errno.EEXIST):
+            if error.errno not in (errno.ENOTEMPTY, errno.EBUSY, errno.EEXIST, errno.EPERM if left else 0):
                 raise
             left.append(name)
         return left
@@ -360,7 +363,7 @@ class _Statx(ctypes.Structure):
     )  # fmt: skip
 
 
-def _is_mount(fd: int) -> bool:
+def is_mount(fd: int) -> bool:
     """Whether an open folder is where something is mounted, bind mounts of the same file system included."""
     buffer = _Statx()
     _check(_libc.statx(fd, b"", _AT_EMPTY_PATH, 0, ctypes.byref(buffer)))
