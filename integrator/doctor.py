@@ -106,13 +106,15 @@ class _Look:
                     if entry.is_file(follow_symlinks=False):
                         yield from self._right(entry.path, self.settings.file_mode)
         if self.group is not None:
-            yield from self._right(self.path, self.settings.folder_mode)
+            for place in filter(os.path.isdir, (self.path, *self.settings.roots.values())):
+                yield from self._right(place, self.settings.folder_mode)
             yield from self._published_folders()
 
     def _engine_folders(self) -> Iterator[str]:
         """Every folder of the engine; what is in a trash was published, and has the mode that it had."""
-        tops = {self.state, os.path.join(self.path, STATE)}
+        tops = {self.state}
         for place in (self.path, *self.settings.roots.values()):
+            tops.add(os.path.join(place, STATE))
             with contextlib.suppress(OSError), os.scandir(place) as entries:
                 tops |= {os.path.join(entry.path, STATE) for entry in entries if entry.is_dir(follow_symlinks=False)}
         for top in filter(os.path.isdir, tops):
