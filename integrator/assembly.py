@@ -171,6 +171,7 @@ class Assembly:
         self.transaction.extend(lambda _: Plan(keys=frozenset({key})), wait=self._wait)
         first, slash, _ = place.path.partition("/")
         private = f"{first}/.integrator/trash" if slash else ".integrator/trash"
+        self._root.refuse_other_mount(place.root, os.path.dirname(place.path), private)
         self.transaction.exchange(place, private, content)
 
     def _place(self, path: str) -> Place:

@@ -20,7 +20,8 @@ from integrator.errors import UsageError
 from integrator.layout import STAGING_MARK
 from integrator.model import Document
 from integrator.queries import folder_of, hierarchy_of, unsettled
-from integrator.root import STATE, Reader
+from integrator.root import Reader
+from integrator.state_folder import STATE
 
 #: Symbolic links that are followed, one after the other, before it is taken for a circle.
 _LINKS: Final = 40

@@ -14,14 +14,15 @@ from integrator import storage
 from integrator.database import Database
 from integrator.errors import RootMissing, UsageError
 from integrator.journal import Journals
+from integrator.layout import MARKER
 from integrator.leases import Watcher
-from integrator.model import Owner
+from integrator.model import Owner, new_id
 from integrator.renewal import Renewal
 from integrator.settings import Settings
 from integrator.storage import Storage
 
-#: File in each root that says which publish root it belongs to.
-MARKER: Final = ".integrator/id"
+#: Folder in each root with a file for each project that is a mount of its own.
+MOUNTED: Final = ".integrator/mounted"
 
 
 @attrs.frozen(kw_only=True)
@@ -72,6 +73,48 @@ class Engine:
         finally:
             os.close(fd)
 
+    def mark_mount(self, private: str, root_fd: int) -> None:
+        """Note that the project of a folder for private names is a mount of its own, if it is: it is missed from now on.
+
+        The project is marked first: what is missed must be findable. Raises `OSError`.
+        """
+        project = _project(private)
+        if not project:
+            return
+        with storage.folder(project, root_fd) as at:
+            if os.fstat(at).st_dev == os.fstat(root_fd).st_dev:
+                return
+            self._mark(MARKER, at)
+        self._mark(f"{MOUNTED}/{project}", root_fd)
+
+    def _mark(self, path: str, at: int) -> None:
+        folder, _, name = path.rpartition("/")
+        fd = self.storage.make_folders(folder, self.settings.folder_mode, at)
+        try:
+            if not storage.exists(name, fd):
+                part = f"{new_id()}.part"  # never there cut short
+                self.storage.write_file(part, self.root_id.encode() + b"\n", self.settings.file_mode, fd)
+                self.storage.replace(part, fd, name, fd)
+                self.storage.sync(fd)
+        finally:
+            os.close(fd)
+
+    def see_mount(self, name: str, private: str, root_fd: int) -> None:
+        """Raise `RootMissing` if the project of a folder for private names was a mount of its own, and is not there now."""
+        project, path = _project(private), self.roots[name]
+        with contextlib.suppress(FileNotFoundError), storage.folder(MOUNTED, root_fd) as at:
+            if project and storage.exists(project, at):
+                where = os.path.join(path, project)
+                try:
+                    with storage.folder(project, root_fd) as inside:
+                        self._check_marker(name, where, inside)
+                except (OSError, RootMissing) as error:
+                    raise RootMissing(
+                        f"the project {project} was a mount of its own, and is not mounted at {where}. Nothing there was settled"
+                        " or touched",
+                        next=f"mount it, then: integrator recover (if it is none any more: remove {path}/{MOUNTED}/{project})",
+                    ) from error
+
     def _check_marker(self, name: str, path: str, fd: int) -> None:
         folder, _, file = MARKER.rpartition("/")
         try:
@@ -81,6 +124,11 @@ class Engine:
             raise _missing(name, path, f"{MARKER}: {error.strerror}") from error
         if found != self.root_id:
             raise _missing(name, path, f"it belongs to publish root {found}, not {self.root_id}")
+
+
+def _project(private: str) -> str:
+    """The project that a folder for private names belongs to, "" if to the root."""
+    return private.rpartition(".integrator")[0].rstrip("/")
 
 
 def _missing(name: str, path: str, reason: str) -> RootMissing:

@@ -37,6 +37,8 @@ LINKS: Mapping[str, str | int] = MappingProxyType(
 
 #: What stands between a version directory's name and the id of the staging directory that becomes it.
 STAGING_MARK = ".tmp."
+#: File in each root, and in each project that is a mount of its own, that says which publish root it belongs to.
+MARKER = ".integrator/id"
 
 # --- names ------------------------------------------------------------------------------------------------------------
 

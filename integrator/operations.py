@@ -324,15 +324,19 @@ def _is_file(fd: int, path: str, facts: tuple[int, int]) -> bool:
     return (status.st_size, status.st_ino) == facts
 
 
-def _files(fd: int, prefix: str = "") -> Iterator[str]:
+def _files(fd: int, prefix: str = "") -> Iterator[tuple[str, int]]:
+    """Path and inode of every file; 0 for a folder where something is mounted, which is not looked into."""
     with os.scandir(fd) as entries:
-        found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-    for name, is_folder in found:
+        found = [(entry.name, entry.is_dir(follow_symlinks=False), entry.inode()) for entry in entries]
+    for name, is_folder, inode in found:
         if is_folder:
             with storage.folder(name, fd) as inner:
-                yield from _files(inner, f"{prefix}{name}/")
+                if storage.is_mount(inner):
+                    yield prefix + name, 0
+                else:
+                    yield from _files(inner, f"{prefix}{name}/")
         else:
-            yield prefix + name
+            yield prefix + name, inode
 
 
 def _delete(engine: Engine, mine: str, proof: Proof | None, directory: Directory, private: int) -> list[str]:
@@ -342,8 +346,9 @@ def _delete(engine: Engine, mine: str, proof: Proof | None, directory: Directory
     foreign: set[str] = set()
     if proof is not None:
         with storage.folder(mine, private) as fd:
-            foreign = set(_files(fd)) - set(proof.files)
-            for name in sorted(proof.files) if foreign else ():
+            found = dict(_files(fd))
+            foreign = {name for name, inode in found.items() if name not in proof.files or proof.files[name][1] != inode}
+            for name in sorted(found.keys() - foreign) if foreign else ():
                 with contextlib.suppress(FileNotFoundError), storage.folder(name.rpartition("/")[0], fd) as inner:
                     engine.storage.unlink(name.rpartition("/")[2], inner)
     left = sorted(foreign) if foreign else engine.storage.remove_tree(mine, private)
@@ -492,11 +497,20 @@ def remove_source(engine: Engine, actor: Actor, path: str, size: int, time: int,
         if not rename_away(engine, name, at, private_name, at):
             return ""
         status = os.stat(private_name, dir_fd=at, follow_symlinks=False)
+        reason = "it is not what was published any more"
         if (status.st_size, status.st_mtime_ns, status.st_ino) == (size, time, inode) and stat.S_ISREG(status.st_mode):
-            engine.storage.unlink(private_name, at)
-            return ""
-        engine.storage.rename(private_name, at, name, at)
-        return f"{path}: it is not what was published any more"
+            try:
+                engine.storage.unlink(private_name, at)
+                return ""
+            except OSError as error:
+                if not storage.exists(private_name, at):
+                    return ""  # it was deleted, and only the reply was lost
+                reason = error.strerror or str(error)
+        try:
+            engine.storage.rename(private_name, at, name, at)
+        except OSError:
+            return f"{path}: {reason}; it is called {private_name} now"
+        return f"{path}: {reason}"
     except OSError as error:
         return f"{path}: {error.strerror}"
     finally:

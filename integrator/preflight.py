@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import stat
 import time
@@ -10,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 
-from integrator import storage
+from integrator import mounts, storage
 from integrator.documents import Parents, context, find_parents
 from integrator.errors import NotThere, Problem, RequestRefused, ValidationRefused
 from integrator.model import Document
@@ -32,6 +34,9 @@ _GLANCE = 2048
 _LOOK_AGAIN = 0.5
 #: Links of one file below which no file system runs out of them within one request of ours.
 _MANY_LINKS = 1000
+
+
+_NO_LINK_ACROSS = 'so no hard link or reflink can be made: use copy, or link_fallback = "copy"'
 
 
 @attrs.frozen(kw_only=True)
@@ -277,9 +282,21 @@ def _survey(root: Root, plans: Sequence[InstancePlan], problems: list[Problem]) 
         sources = tuple(
             attrs.evolve(entry, looked=_look(root, _way(root, entry), entry.paths, need, problems)) for entry in plan.sources
         )
+        problems += _bound_elsewhere(root, plan, where)
         _look(root, "copy", [resource.source for resource in plan.resources], need, problems)
         looked.append(attrs.evolve(plan, sources=sources))
     return looked, list(needs.values())
+
+
+def _bound_elsewhere(root: Root, plan: InstancePlan, where: str) -> Iterator[Problem]:
+    """Sources of hard links that have the right device number, but lie in another mount of that file system."""
+    linked = [path for entry in plan.sources if _way(root, entry) == "hardlink" for path in entry.paths]
+    if linked and root.settings.link_fallback == "refuse" and mounts.is_bound_elsewhere(where):
+        here, device = mounts.mount_id(where), os.stat(where).st_dev
+        for path in linked:
+            with contextlib.suppress(OSError):  # said already
+                if os.stat(path).st_dev == device and mounts.mount_id(path) != here:
+                    yield Problem(path, f"is in another mount than {where}, {_NO_LINK_ACROSS}")
 
 
 def _way(root: Root, sources: Sources) -> str:
@@ -346,9 +363,14 @@ class _Rule:
         if _UNPRIVILEGED and not os.access(path, os.R_OK, effective_ids=True):
             return "cannot be read: permission denied"
         if self.way in ("hardlink", "reflink") and status.st_dev != self.need.device and refuse:
-            return f'is on another file system, so no {self.way} can be made: use copy, or link_fallback = "copy"'
+            return f"is on another file system, {_NO_LINK_ACROSS}"
         if self.way == "hardlink" and status.st_mode & 0o222 and not self.root.settings.link_writable:
             return "can still be written, and so could what is published: use copy, or take write permission away (link_writable)"
+        if self.way == "hardlink" and refuse and not _may_be_linked(path, status):
+            return (
+                f"belongs to {_user(status.st_uid)}, and this system links only files of others that one may write"
+                ' (fs.protected_hardlinks): use copy, or link_fallback = "copy", or let its owner run chmod g+rw'
+            )
         if self.way == "hardlink" and refuse:
             self.need.links[status.st_ino] += 1
             if self.need.links[status.st_ino] + status.st_nlink > self.need.most_links:
@@ -358,6 +380,32 @@ class _Rule:
         if self.way == "symlink" and not self.root.settings.symlink_outside and not _inside(self.root, path):
             return "is outside the root, and symbolic links to there are not allowed (symlink_outside)"
         return ""
+
+
+def _may_be_linked(path: str, status: os.stat_result) -> bool:
+    """What the kernel will say to a hard link (proc_sys_fs(5), protected_hardlinks)."""
+    if not _UNPRIVILEGED or status.st_uid == os.geteuid() or not _protected_links():
+        return True
+    runs_as_another = status.st_mode & stat.S_ISUID or (status.st_mode & stat.S_ISGID and status.st_mode & stat.S_IXGRP)
+    return not runs_as_another and os.access(path, os.R_OK | os.W_OK, effective_ids=True)
+
+
+@functools.cache
+def _protected_links() -> bool:
+    try:
+        with open("/proc/sys/fs/protected_hardlinks") as file:
+            return file.read().strip() != "0"
+    except OSError:
+        return False
+
+
+def _user(number: int) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"user {number}"
 
 
 def _published(root: Root, path: str) -> bool:

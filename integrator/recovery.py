@@ -102,11 +102,17 @@ def _collecting(errors: list[Exception]) -> Iterator[None]:
 
 def _cannot_undo(document: Document, errors: Sequence[Exception]) -> Unsettled:
     kind = Stuck if any(isinstance(error, Stuck) for error in errors) else Unsettled
-    reasons = "; ".join(str(error) for error in errors)
+    reasons = "; ".join(map(_reason, errors))
     error = kind(f"the rollback is not complete: {reasons}", next=f"integrator recover {document['_id']}")
     error.__cause__ = errors[0]
     error.transaction = document["_id"]
     return error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, PermissionError):
+        return f"{error} (whoever owns it, or root, can mend that: integrator doctor --fix)"
+    return str(error)
 
 
 def _roots(document: Document, evidence: Evidence) -> set[str]:
@@ -211,8 +217,9 @@ def _settle_dead(engine: Engine, document: Document, rows: Sequence[Document], j
 def _see_roots(engine: Engine, document: Document) -> None:
     """A root that is not mounted settles nothing, not even a take-over. Raises `RootMissing`."""
     with contextlib.ExitStack() as stack:
-        for name in {directory["root"] for directory in document["directories"]}:
-            stack.enter_context(engine.root(name))
+        roots = {name: stack.enter_context(engine.root(name)) for name in {entry["root"] for entry in document["directories"]}}
+        for name, private in {(entry["root"], entry["private"]) for entry in document["directories"]}:
+            engine.see_mount(name, private, roots[name])
 
 
 def _carry_out(engine: Engine, document: Document, *, journal: bool, same_publish: bool = False) -> Settled:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import functools
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
@@ -13,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import attrs
 
+from integrator import mounts
 from integrator import settings as settings_module
-from integrator import storage
 from integrator.database import PROJECT, Database, connect, connect_reader
-from integrator.errors import NotARoot, Problem, ReadOnly, SettingsRefused, TemplateRefused, UsageError
+from integrator.errors import NotARoot, Problem, ReadOnly, RootRefused, SettingsRefused, TemplateRefused, UsageError
 from integrator.layout import (
     FILE,
     FOLDER,
@@ -29,10 +27,22 @@ from integrator.layout import (
     prove_apart,
     prove_distinct,
 )
-from integrator.model import Document, Place, new_id
+from integrator.model import Document, Place
 from integrator.settings import Given, Settings, Source, Survey
+from integrator.state_folder import (
+    CONFIG,
+    PROJECTS,
+    STATE,
+    Wish,
+    database_url,
+    is_root,
+    make_state,
+    mark,
+    open_state,
+    read_state,
+    state_path,
+)
 from integrator.storage import Storage
-from integrator.trust import check_trust
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -41,15 +51,6 @@ if TYPE_CHECKING:
     from integrator.engine import Effect, Engine
     from integrator.queries import StoredVersion
 
-#: Folder of the engine in a root.
-STATE: Final = ".integrator"
-_CONFIG: Final = "config.toml"
-_DATABASE: Final = "publish.sqlite3"
-_FOLDERS: Final = ("journal", "history")
-#: Settings that only one project has, a file for each.
-_PROJECTS: Final = "projects"
-#: What else nobody but trusted people may own or write, where it is there.
-_GUARDED: Final = (_CONFIG, _DATABASE, f"{_DATABASE}-wal", f"{_DATABASE}-shm", _PROJECTS)
 _TEMPLATES: Final = {"folder": FOLDER, "file": FILE, "hero_folder": HERO_FOLDER, "hero_file": HERO_FILE}
 
 
@@ -86,6 +87,11 @@ class Reader:
         """Let go of the database."""
         self.database.close()
 
+    @property
+    def state(self) -> str:
+        """Absolute path of the folder with settings, journals and the embedded database."""
+        return os.path.dirname(self._config.path)
+
     def absolute(self, place: Place) -> str:
         """The absolute path of a place."""
         return os.path.join(self.roots[place.root], place.path)
@@ -110,6 +116,17 @@ class Reader:
         """The templates of the root, and those of every project that has its own."""
         return [self.layout, *(self.of_project(project).layout for project in configured_projects(self.path))]
 
+    def refuse_other_mount(self, root: str, folder: str, private: str) -> None:
+        """Raise `RootRefused` where the trash is on another mount than a folder: nothing could be renamed away from there."""
+        top = self.roots[root]
+        there, trash = (mounts.nearest(os.path.join(top, path)) for path in (folder, private))
+        if not mounts.same_place(there, trash):
+            project = os.path.join(top, private.partition(STATE)[0])
+            raise RootRefused(
+                f"{there} is on another mount than {trash}, so nothing in it could be taken back. Nothing was touched",
+                next=f"mount the whole project at {project}; see integrator doctor",
+            )
+
     def is_kept(self, path: str) -> bool:
         """Whether a path below a root lies in a version directory, a staging directory or a folder of the engine."""
         parts = path.split("/")
@@ -119,7 +136,7 @@ class Reader:
         """Transaction id and absolute path of every journal in the folder for unfinished transactions."""
         from integrator.journal import Journals
 
-        journals = Journals(Storage(), os.path.join(self.path, STATE))
+        journals = Journals(Storage(), self.state)
         return ((transaction, journals.location(transaction)) for transaction in journals.unfinished())
 
     def documents(self, project: str, where: Mapping[str, Any], **options: Any) -> list[Document]:
@@ -183,56 +200,36 @@ class Root(Reader):
         return Assembly.begin(self, project=project, publish_id=publish_id, wait=wait, **facts)
 
 
-def create_root(path: str, *, database: str = "", templates: Mapping[str, str] | None = None) -> Root:
+def create_root(
+    path: str,
+    *,
+    database: str = "",
+    templates: Mapping[str, str] | None = None,
+    shared: bool = False,
+    group: str = "",
+    state: str = "",
+) -> Root:
     """Make a publish root at `path` (its folder may exist) and open it; an existing root is opened as it is.
 
-    Raises `UsageError`, `SettingsRefused`, `OSError`.
+    A `shared` root belongs to `group` (a name or number): everything in it can be read and written by everybody in that group,
+    whatever the umask of whoever made it. `state` is the folder for settings, journals and database if that is not to be in the
+    root. Raises `UsageError`, `SettingsRefused`, `RootRefused`, `OSError`.
     """
     path = os.path.abspath(path)
-    if os.path.exists(os.path.join(path, STATE, _CONFIG)):
-        if database or templates:
-            raise UsageError(f"{path} is a publish root already; change {os.path.join(path, STATE, _CONFIG)} instead")
+    if shared != bool(group):
+        raise UsageError("a shared root needs the group that shares it", next=f"integrator init {path} --shared --group GROUP")
+    if is_root(path):
+        found, _ = open_state(path)
+        if database or templates or shared or (state and os.path.abspath(state) != found):
+            raise UsageError(f"{path} is a publish root already; change {os.path.join(found, CONFIG)} instead")
         root = open_root(path)
-        _mark_roots(root.engine)
+        for place in root.engine.roots.values():
+            # Only here: elsewhere a missing marker means a missing mount.
+            mark(root.engine.storage, place, root.settings)
         return root
-    root_id = new_id()
-    text = _config(root_id, database, templates or {})
-    settings = _survey([Source(settings_module.ROOT, os.path.join(path, STATE, _CONFIG), text)]).settings()  # or nothing is made
-    writer = Storage()
-    os.makedirs(path, exist_ok=True)
-    fd = storage.open_root(path)
-    try:
-        for name in _FOLDERS:
-            os.close(writer.make_folders(f"{STATE}/{name}", settings.folder_mode, fd))
-        with storage.folder(STATE, fd) as state:
-            from integrator.engine import MARKER
-
-            marker = MARKER.rpartition("/")[2]
-            writer.write_file(marker, root_id.encode() + b"\n", 0o644, state)
-            connect(_url(settings, path)).close()
-            # The configuration comes last and makes it a root: an `init` that was killed can be run again.
-            writer.write_file(_CONFIG, text, 0o664, state)
-            writer.sync(state)
-        writer.sync(fd)
-    finally:
-        os.close(fd)
+    wish = Wish(database=database, templates=templates or {}, group=group, state=os.path.abspath(state) if state else "")
+    make_state(path, wish, lambda source: _survey([source]).settings())
     return open_root(path)
-
-
-def _mark_roots(engine: Engine) -> None:
-    """Mark named roots that have no marker. Only `init` does: elsewhere a missing marker means a missing mount."""
-    from integrator.engine import MARKER
-
-    folder, _, name = MARKER.rpartition("/")
-    for path in engine.roots.values():
-        fd = storage.open_root(path)
-        try:
-            at = engine.storage.make_folders(folder, engine.settings.folder_mode, fd)
-            with contextlib.suppress(FileExistsError):
-                engine.storage.write_file(name, engine.root_id.encode() + b"\n", 0o644, at)
-            os.close(at)
-        finally:
-            os.close(fd)
 
 
 def open_root(path: str, *, executor: Executor | None = None, application: str = "") -> Root:
@@ -249,15 +246,15 @@ def open_root(path: str, *, executor: Executor | None = None, application: str =
     from integrator.renewal import Renewal
 
     path = os.path.abspath(path)
-    source = _source(path)
+    state, source = open_state(path)
     settings = _survey([source]).settings()
-    url = _url(settings, path)
+    url = database_url(settings, state)
     own = None if executor is not None or settings.workers == 1 else ThreadPoolExecutor(settings.workers)
     writer = Storage()
     engine = Engine(
         storage=writer,
         database=connect(url),
-        journals=Journals(writer, os.path.join(path, STATE)),
+        journals=Journals(writer, state),
         roots={"work": path, **settings.roots},
         root_id=settings.root_id,
         settings=settings,
@@ -275,28 +272,9 @@ def open_reader(path: str) -> Reader:
     Raises `NotARoot`, `RootRefused`, `SettingsRefused`, `DatabaseFailed`, `NewerDatabase`.
     """
     path = os.path.abspath(path)
-    source = _source(path)
+    state, source = open_state(path)
     settings = _survey([source]).settings()
-    return Reader(path, settings, connect_reader(_url(settings, path)), source)
-
-
-def _source(path: str) -> Source:
-    """The settings file of the publish root at `path`, whose folders were seen to be such that it can be trusted."""
-    config = config_file(path)
-    try:
-        fd = storage.open_root(os.path.join(path, STATE))
-        try:
-            text = storage.read_file(_CONFIG, fd, 1 << 20)
-            check_trust(path, STATE, fd, folders=_FOLDERS, files=_GUARDED)
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise _not_a_root(path, error) from error
-    return Source(settings_module.ROOT, config, text)
-
-
-def _not_a_root(path: str, error: OSError) -> NotARoot:
-    return NotARoot(f"{path} is not a publish root ({config_file(path)}: {error.strerror})", next=f"integrator init {path}")
+    return Reader(path, settings, connect_reader(database_url(settings, state)), source)
 
 
 def find_root(near: str = "") -> str:
@@ -321,7 +299,7 @@ def find_root(near: str = "") -> str:
 
 def _root_above(folder: str) -> str:
     """The nearest folder above that is a publish root, or this one; "" if there is none."""
-    while not os.path.exists(os.path.join(folder, STATE, _CONFIG)):
+    while not is_root(folder):
         parent = os.path.dirname(folder)
         if parent == folder:
             return ""
@@ -337,19 +315,14 @@ def read_settings(path: str, project: str = "") -> Survey:
 
     Raises `NotARoot`, and `SettingsRefused` where a file cannot be read.
     """
-    config = config_file(path)
-    try:
-        with open(config, "rb") as file:
-            sources = [Source(settings_module.ROOT, config, file.read())]
-    except OSError as error:
-        raise _not_a_root(path, error) from error
-    return _survey(sources, _project_source(path, project))
+    _, source = read_state(path)
+    return _survey([source], _project_source(path, project))
 
 
 def configured_projects(path: str) -> list[str]:
     """The projects of a root that have settings of their own."""
     try:
-        names = os.listdir(os.path.join(path, STATE, _PROJECTS))
+        names = os.listdir(os.path.join(state_path(path), PROJECTS))
     except FileNotFoundError:
         return []
     return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
@@ -357,12 +330,12 @@ def configured_projects(path: str) -> list[str]:
 
 def config_file(path: str) -> str:
     """Where the settings of a root stand."""
-    return os.path.join(path, STATE, _CONFIG)
+    return os.path.join(state_path(path), CONFIG)
 
 
 def project_file(path: str, project: str) -> str:
     """Where the settings of a project stand, or would."""
-    return os.path.join(path, STATE, _PROJECTS, f"{project}.toml")
+    return os.path.join(state_path(path), PROJECTS, f"{project}.toml")
 
 
 def _project_source(path: str, project: str) -> list[Source]:
@@ -424,17 +397,3 @@ def _layout(templates: Mapping[str, str], policy: NamePolicy) -> Layout:
     layout = Layout(**given, links=links, policy=policy)
     prove_distinct(layout)
     return layout
-
-
-def _config(root_id: str, database: str, templates: Mapping[str, str]) -> bytes:
-    # A JSON string is a TOML string, as long as it has no lone surrogates.
-    lines = ["# Settings of this publish root. Credentials never belong here.", "format = 1", f'root_id = "{root_id}"']
-    if database:
-        lines.append(f"database = {json.dumps(database)}")
-    if templates:
-        lines += ["", "[templates]", *(f"{json.dumps(name)} = {json.dumps(text)}" for name, text in templates.items())]
-    return ("\n".join(lines) + "\n").encode()
-
-
-def _url(settings: Settings, path: str) -> str:
-    return settings.database or "sqlite://" + os.path.join(path, STATE, _DATABASE)

@@ -208,6 +208,7 @@ class Settings:
     symlink_outside: bool = _setting(False, _YES_NO, _HOUSE, "whether symbolic links may point outside the roots")
     file_mode: int = _setting(0o664, _MODE, _HOUSE, "mode of published files")
     folder_mode: int = _setting(0o2775, _MODE, _HOUSE, "mode of folders that a publish makes")
+    group: str = _setting("", _TEXT, _WHOLE, "group that shares the root, by name or number; set by `init --shared`")
     keep_times: bool = _setting(True, _YES_NO, _HOUSE, "whether copies keep the modification time of their source")
     create_assets: bool = _setting(True, _YES_NO, _HOUSE, "whether project and asset documents that are not there are made")
     settle: float = _setting(0.0, _TIME, (ROOT, PROJECT, USER), "how long a missing or changed source is looked at again")

@@ -68,6 +68,7 @@ class StagingDirectory:
             self.parent_fd = engine.storage.make_folders(directory.parent, mode, root_fd)
             try:
                 os.close(engine.storage.make_folders(directory.private, mode, root_fd))
+                engine.mark_mount(directory.private, root_fd)
                 engine.storage.make_folder(name, mode, self.parent_fd)
                 self.fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.parent_fd)
                 break
@@ -203,6 +204,7 @@ class StagingDirectory:
             if folder:
                 os.close(storage.open_folder(folder, self.fd))  # it must be there already
             self._folder(folder)
+            self._share(folder)
             at = storage.open_folder(folder, self.fd)
             try:
                 if harvest is not None and not folder and not storage.exists(base, at):
@@ -246,7 +248,8 @@ class StagingDirectory:
     def _set_mode(self, name: str, status: os.stat_result, at: int) -> None:
         """Give a produced file the mode of published files, if it is ours to change: renderers have umasks of their own."""
         mode = self._engine.settings.file_mode
-        if stat.S_IMODE(status.st_mode) != mode and os.geteuid() in (0, status.st_uid):
+        # A file with a second name is somebody's source, too.
+        if stat.S_IMODE(status.st_mode) != mode and os.geteuid() in (0, status.st_uid) and status.st_nlink == 1:
             fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
             try:
                 self._engine.storage.set_mode(fd, mode)
@@ -266,6 +269,15 @@ class StagingDirectory:
         for group in self._groups:
             if group.transfer != "adopt":
                 yield from (f"{group.folder}/{name}" for name in group.names) if group.folder else group.names
+
+    def _share(self, folder: str) -> None:
+        """Give folders that an extractor made the mode of the settings: others of the group recover what it leaves."""
+        parts = folder.split("/") if folder else []
+        for path in ("/".join(parts[: n + 1]) for n in range(len(parts))):
+            with storage.folder(path, self.fd) as at:
+                status = os.fstat(at)
+                if stat.S_IMODE(status.st_mode) != self._engine.settings.folder_mode and os.geteuid() in (0, status.st_uid):
+                    self._engine.storage.set_mode(at, self._engine.settings.folder_mode)
 
     def _made(self, folder: str, way: str, name: str, facts: Facts) -> Facts:
         self._groups.append(_Group(folder, way, [name], [], facts))
@@ -298,6 +310,8 @@ class StagingDirectory:
             parts = folder.split("/")
             for path in ("/".join(parts[: n + 1]) for n in range(len(parts))):
                 with storage.folder(path, self.fd) as at:
+                    if stat.S_IMODE(os.fstat(at).st_mode) != self._engine.settings.folder_mode:
+                        self._engine.storage.set_mode(at, self._engine.settings.folder_mode)  # the reply of `mkdir` was lost
                     self._folders[path] = _device_and_inode(at)
 
     def _open(self, folder: str) -> int:

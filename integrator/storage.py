@@ -55,7 +55,7 @@ class Storage:
     #: Names of the methods that are one changing system call each.
     CALLS = (
         "mkdir", "create", "write", "copy_range", "clone", "link", "symlink", "rename", "exchange", "replace", "unlink", "rmdir",
-        "set_mode", "set_times", "sync", "sync_filesystem", "close",
+        "set_mode", "set_group", "set_times", "sync", "sync_filesystem", "close",
     )  # fmt: skip
 
     # --- single calls ---------------------------------------------------------------------------------------------
@@ -116,6 +116,10 @@ class Storage:
     def set_mode(self, fd: int, mode: int) -> None:
         os.fchmod(fd, mode)
 
+    def set_group(self, fd: int, group: int) -> None:
+        """Give a file or folder to a group; who is not root must be in it."""
+        os.fchown(fd, -1, group)
+
     def set_times(self, fd: int, nanoseconds: int) -> None:
         """Set access and modification time (ns since the epoch)."""
         os.utime(fd, ns=(nanoseconds, nanoseconds))
@@ -151,6 +155,15 @@ class Storage:
             self.sync(fd)
         finally:
             self.close(fd)
+
+    def share(self, fd: int, mode: int, group: int | None) -> None:
+        """Give a file or folder this mode and, unless it is None, this group; what is so already is not touched."""
+        found = os.fstat(fd)
+        if group is not None and found.st_gid != group:
+            self.set_group(fd, group)  # first: it may take a set-group bit away
+            found = os.fstat(fd)
+        if stat.S_IMODE(found.st_mode) != mode:
+            self.set_mode(fd, mode)
 
     def make_folder(self, name: str, mode: int, at: int) -> None:
         """`mkdir` with this exact mode, whatever the umask."""
@@ -194,8 +207,8 @@ class Storage:
     def remove_tree(self, name: str, at: int) -> list[str]:
         """Delete `name` and what it holds; links are removed, never followed.
 
-        Returns what could not be removed (a mount point, an NFS ``.nfs*`` file), as paths relative to `at`. Raises `OSError`,
-        `ValueError` for what is no plain name.
+        Returns what could not be removed (a mount point, an NFS ``.nfs*`` file, what is inside and may not be touched), as paths
+        relative to `at`. Raises `OSError`, `ValueError` for what is no plain name.
         """
         if name in ("", ".", "..") or "/" in name:
             raise ValueError(f"{name!r} is not the name of something in a folder")
@@ -214,12 +227,15 @@ class Storage:
         left: list[str] = []
         fd = os.open(name, _READ_FOLDER, dir_fd=at)
         try:
-            if _is_mount(fd):
+            if is_mount(fd):
                 return [name]  # what is mounted here is not ours
             with os.scandir(fd) as entries:
                 names = [entry.name for entry in entries]
             for inner in names:
-                left += [f"{name}/{path}" for path in self.remove_tree(inner, fd)]
+                try:
+                    left += [f"{name}/{path}" for path in self.remove_tree(inner, fd)]
+                except PermissionError:  # immutable, or in a folder of somebody else's: the rest can go all the same
+                    left.append(f"{name}/{inner}")
         finally:
             os.close(fd)
         try:
@@ -227,7 +243,7 @@ class Storage:
         except FileNotFoundError:
             pass
         except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EBUSY, errno.EEXIST):
+            if error.errno not in (errno.ENOTEMPTY, errno.EBUSY, errno.EEXIST, errno.EPERM if left else 0):
                 raise
             left.append(name)
         return left
@@ -292,6 +308,12 @@ def exists(name: str, at: int) -> bool:
     return True
 
 
+def renames_exclusively(one: str, other: str, at: int) -> bool:
+    """Whether a rename can refuse a name that exists; asked with two names that exist, so that nothing changes."""
+    _libc.renameat2(at, _bytes(one), at, _bytes(other), _NOREPLACE)
+    return ctypes.get_errno() == errno.EEXIST
+
+
 def missing_folders(path: str, at: int) -> list[str]:
     """The ancestors-and-self of a relative path that do not exist, outermost first."""
     parts = [part for part in path.split("/") if part]
@@ -341,7 +363,7 @@ class _Statx(ctypes.Structure):
     )  # fmt: skip
 
 
-def _is_mount(fd: int) -> bool:
+def is_mount(fd: int) -> bool:
     """Whether an open folder is where something is mounted, bind mounts of the same file system included."""
     buffer = _Statx()
     _check(_libc.statx(fd, b"", _AT_EMPTY_PATH, 0, ctypes.byref(buffer)))

@@ -29,6 +29,8 @@ class Swept:
     path: str
     #: Seconds.
     age: float
+    #: What of it could not be removed, and is tried again by a later sweep; "" if all is gone.
+    left: str = ""
 
 
 def sweep(root: Root, *, older_than: float | None = None, dry_run: bool = False) -> list[Swept]:
@@ -45,8 +47,7 @@ def sweep(root: Root, *, older_than: float | None = None, dry_run: bool = False)
         if entry.age >= (min(keep, kept) if entry.kind == "kept" else keep)
     ]
     if not dry_run:
-        for entry in found:
-            _remove(root, entry)
+        found = [attrs.evolve(entry, left=_remove(root, entry)) for entry in found]
         _compress(root, now - keep)
     return found
 
@@ -80,23 +81,25 @@ def _abandoned(root: Root, transaction: str) -> bool:
     return document is None or State(document["state"]) in ENDED
 
 
-def _remove(root: Root, entry: Swept) -> None:
+def _remove(root: Root, entry: Swept) -> str:
     if entry.kind == "claim":
         claim = root.engine.database.read(CLAIMS, entry.path)
         if claim and claim.get("burnt"):
             unchanged = {"burnt": claim["burnt"], "transaction": claim["transaction"]}
             root.engine.database.commit([Delete(collection=CLAIMS, id=entry.path, expect=unchanged)])
-        return
+        return ""
     for place in root.engine.roots.values():
         if entry.path.startswith(place.rstrip("/") + "/"):
             inside, _, name = entry.path[len(place.rstrip("/")) + 1 :].rpartition("/")
             fd = storage.open_root(place)
             try:
                 with contextlib.suppress(FileNotFoundError), storage.folder(inside, fd) as at:
-                    root.engine.storage.remove_tree(name, at)
+                    return ", ".join(root.engine.storage.remove_tree(name, at))
+            except PermissionError as error:  # one that is stubborn must not keep the others
+                return f"{name} ({error.strerror})"
             finally:
                 os.close(fd)
-            return
+    return ""
 
 
 def _compress(root: Root, before: float) -> None:
@@ -107,9 +110,10 @@ def _compress(root: Root, before: float) -> None:
         try:
             for name in sorted(os.listdir(fd)):
                 if name.endswith(".journal") and os.stat(name, dir_fd=fd).st_ctime < before:
-                    content = gzip.compress(storage.read_file(name, fd), 6)
-                    root.engine.storage.remove_tree(name + ".gz", fd)
-                    root.engine.storage.write_file(name + ".gz", content, root.settings.file_mode, fd)
-                    root.engine.storage.unlink(name, fd)
+                    with contextlib.suppress(PermissionError):  # somebody else's, and not the group's: `doctor` says so
+                        content = gzip.compress(storage.read_file(name, fd), 6)
+                        root.engine.storage.remove_tree(name + ".gz", fd)
+                        root.engine.storage.write_file(name + ".gz", content, root.settings.file_mode, fd)
+                        root.engine.storage.unlink(name, fd)
         finally:
             os.close(fd)

@@ -48,6 +48,7 @@ def planner(root: Root, instances: Sequence[InstancePlan]) -> Planner:
                     claim=claim,
                 )
             )
+            root.refuse_other_mount(place.root, place.parent, directories[-1].private)
             folders += _missing(root, directories[-1])
         return Plan(directories=tuple(directories), claims=claims, folders=tuple(dict.fromkeys(folders)))
 
@@ -105,6 +106,7 @@ def _on_disk(root: Root, instance: InstancePlan) -> Iterable[int]:
 
 def _missing(root: Root, directory: Directory) -> list[tuple[str, str]]:
     with root.engine.root(directory.root) as fd:
+        root.engine.see_mount(directory.root, directory.private, fd)
         missing = {path for folder in (directory.parent, directory.private) for path in storage.missing_folders(folder, fd)}
     return [(directory.root, path) for path in sorted(missing)]
 

@@ -131,6 +131,7 @@ class Work:
         name = operations.exchange_base(self.id, number)
         try:
             fd = self._engine.storage.make_folders(private, self._engine.settings.folder_mode, self.root(place.root))
+            self._engine.mark_mount(private, self.root(place.root))
             try:
                 self._engine.storage.write_file(name, content, self._engine.settings.file_mode, fd)
                 self._engine.storage.sync(fd)

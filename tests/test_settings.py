@@ -77,6 +77,7 @@ link_writable = false
 symlink_outside = true
 file_mode = 0o640
 folder_mode = 0o750
+group = "vfx"
 keep_times = false
 create_assets = false
 workers = 8
@@ -96,6 +97,7 @@ takeover_same_publish = 10
 """
     found = attrs.asdict(_load(text))
     expected = {
+        "group": "vfx",
         "format": 1, "root_id": "f00d", "database": "sqlite:///local/publish.sqlite3", "roots": {"cache": "/cache"},
         "templates": {"version_padding": "4"}, "name_pattern": "^[a-z]+$", "transfer": "hardlink", "checksum": "all",
         "link_fallback": "copy", "link_writable": False,
@@ -353,6 +355,7 @@ def test_mistakes_of_all_files_and_of_the_environment_are_reported_at_once(user:
 
 
 _GIVEN = {
+    "group": "'vfx'",
     "format": "1", "root_id": "'f00d'", "default_root": "'/show'", "database": "'sqlite:///x'", "name_pattern": "'^a$'",
     "transfer": "'move'", "checksum": "'all'", "missing_frames": "'allow'", "link_fallback": "'copy'", "link_writable": "false",
     "symlink_outside": "true",

@@ -37,6 +37,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "resume": "go on with a publish that failed or was killed",
     "rollback": "roll back one transaction whose owner is gone",
     "check": "look for inconsistencies; writes nothing",
+    "doctor": "look whether rights, mounts, file systems and the database fit",
     "config": "the settings that hold here, and where each comes from",
     "sweep": "remove abandoned leftovers by age",
     "lease": "list and break soft locks",
@@ -70,6 +71,8 @@ class Call:
         named = str(self.arguments.root or "")
         found = named or find_root(near)
         self.console.detail(f"publish root: {found}")
+        # Between the two calls that make a folder and give it its mode, others of the group must be able to recover it, too.
+        os.umask(0o002)
         return found
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 #: A command of ours inside a sentence; it gets the `--root` that this run was given, so that it can be pasted as it is.
 _OWN_COMMAND: Final = re.compile(
-    r"\bintegrator (?=(?:publish|status|show|history|versions|path|blame|recover|rollback|check|sweep|lease|config)\b)"
+    r"\bintegrator (?=(?:publish|status|show|history|versions|path|blame|recover|rollback|check|sweep|lease|config|doctor)\b)"
 )
 
 

@@ -27,10 +27,12 @@ def run(call: Call) -> int:
     dry_run = call.arguments.dry_run
     with open_root(call.root(), application="integrator sweep") as root:
         swept = sweep(root, older_than=call.arguments.older_than, dry_run=dry_run)
-    entries = [{"kind": entry.kind, "path": entry.path, "age": round(entry.age, 3)} for entry in swept]
+    entries = [{"kind": entry.kind, "path": entry.path, "age": round(entry.age, 3), "left": entry.left} for entry in swept]
     call.console.answer({"swept": entries, "dry_run": dry_run})
     for entry in swept:
         call.console.print(f"{entry.kind:<8} {duration(entry.age):>8}  {shown(entry.path)}")
+        if entry.left:
+            call.console.print(f"  cannot be removed yet: {shown(entry.left)}")
     said = "would be removed" if dry_run else "removed"
     call.console.print(f"{plural(len(swept), 'leftover')} {said}" if swept else "nothing to sweep")
     return 0

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol, Union
+from typing import Any, Final, Protocol, Union, runtime_checkable
 
 import attrs
 
@@ -299,8 +299,27 @@ def resolve_now(value: Any, now: float) -> Any:
     return value
 
 
+@runtime_checkable
+class Examinable(Protocol):
+    """A database that can say what is wrong with its file or its server."""
+
+    def problems(self) -> list[str]:
+        """Sentences; [] if all is well. Raises `errors.DatabaseFailed`."""
+
+
+def refuse_place(url: str) -> None:
+    """Raise `errors.RootRefused` for a URL whose place cannot keep a database safe; asked before anything is made."""
+    if url.startswith("sqlite:///"):
+        from integrator.database.sqlite import refuse_network
+
+        refuse_network(url.removeprefix("sqlite://"))
+
+
 def connect(url: str) -> Database:
-    """Open the database of a URL: ``sqlite:///absolute/path``. Raises `errors.UsageError`, `errors.DatabaseFailed`."""
+    """Open the database of a URL: ``sqlite:///absolute/path``.
+
+    Raises `errors.UsageError`, `errors.DatabaseFailed`, `errors.RootRefused`.
+    """
     from integrator.database.sqlite import SQLiteDatabase
 
     return SQLiteDatabase(_sqlite_path(url))

@@ -15,6 +15,9 @@ may be in the log and come back when the database is opened again, so it is repo
 more. Checkpoints run by count of commits and at `close`, never because a document is large: the number of
 barriers of a commit does not depend on what is written.
 
+Nor does it work on a network file system: its index is memory that all processes share, and machines share none. There it is
+refused.
+
 Reading without the right to write (`SQLiteReader`): while a log is beside the file, SQLite reads both, through a shared memory
 that may be mapped read-only. The last program that closes the database leaves neither, and the file is complete; SQLite would
 make both again, which takes the right to write. So the file alone is read then, as an immutable one, without any lock, and
@@ -59,8 +62,9 @@ from integrator.database import (
     resolve_now,
 )
 from integrator.encoding import Packed, decode, encode, fast_decoder
-from integrator.errors import Conflict, DatabaseDamaged, DatabaseFailed, NewerDatabase, ReadOnly, Unanswered
+from integrator.errors import Conflict, DatabaseDamaged, DatabaseFailed, NewerDatabase, ReadOnly, RootRefused, Unanswered
 from integrator.model import Document
+from integrator.mounts import mount_of
 
 #: Version of the tables below; a database with a higher one is refused.
 FORMAT: Final = 1
@@ -109,8 +113,9 @@ class SQLiteDatabase:
     def __init__(self, path: str, *, clock: Callable[[], float] | None = None) -> None:
         """Open, and make if it is not there, the database at `path`.
 
-        `clock` replaces the database's clock in tests. Raises `DatabaseFailed`, `NewerDatabase`.
+        `clock` replaces the database's clock in tests. Raises `DatabaseFailed`, `NewerDatabase`, `RootRefused`.
         """
+        refuse_network(path)
         self.path = path
         self._clock = clock
         self._lock = threading.Lock()
@@ -335,6 +340,13 @@ class SQLiteDatabase:
         rows = self._read(lambda: self._connection.execute(query, bound).fetchall())
         return sorted(name.removeprefix(PROJECT) for (name,) in rows)
 
+    def problems(self) -> list[str]:
+        """See `Examinable.problems`."""
+        wanted = {"journal_mode": "wal", "synchronous": 2, "quick_check": "ok"}
+        with self._lock, self._errors("read"):
+            found = {name: self._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in wanted}
+        return [f"{self.path}: {name} is {found[name]}, not {value}" for name, value in wanted.items() if found[name] != value]
+
     def close(self) -> None:
         """See `Database.close`."""
         with self._lock:
@@ -362,11 +374,27 @@ class SQLiteDatabase:
         )
 
 
+def refuse_network(path: str, mounts: str | None = None) -> None:
+    """Raise `RootRefused` for a path on a network file system; `mounts` replaces the kernel's table in tests."""
+    try:
+        found = mount_of(path, mounts)
+    except OSError as error:
+        raise DatabaseFailed(f"cannot reach {path}: {error.strerror}") from error
+    if found is not None and found.is_network:
+        raise RootRefused(
+            f"{path} is on a network file system ({found.kind} at {found.path}), where SQLite loses what another machine has"
+            " committed. Nothing was touched",
+            next="integrator init ROOT with --database sqlite:///local/path or --state /local/folder if one machine publishes;"
+            " with a database server (MongoDB) if several do",
+        )
+
+
 class SQLiteReader(SQLiteDatabase):
     """A `Database` that only reads, for users who need no more than the right to read; see above. It makes no file."""
 
     def __init__(self, path: str) -> None:
-        """Open the database at `path`. Raises `DatabaseFailed`, `NewerDatabase`."""
+        """Open the database at `path`. Raises `DatabaseFailed`, `NewerDatabase`, `RootRefused`."""
+        refuse_network(path)
         self.path = path
         self._clock = None
         self._lock = threading.Lock()

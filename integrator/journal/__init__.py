@@ -117,7 +117,9 @@ class Journals:
             except FileNotFoundError:
                 return Content(records=(), torn=True)
             except OSError as error:
-                raise JournalDamaged(f"the journal of {transaction} cannot be read: {error.strerror}") from error
+                mend = " (whoever owns it, or root, can mend that: integrator doctor --fix)"
+                hint = mend if isinstance(error, PermissionError) else ""
+                raise JournalDamaged(f"the journal of {transaction} cannot be read: {error.strerror}{hint}") from error
         if len(content) > _LONGEST:  # not to be taken for a torn one: what is missing is there
             raise JournalDamaged(f"the journal of {transaction} is longer than {_LONGEST} bytes, which is more than can be read")
         try:

@@ -46,7 +46,7 @@ HARMLESS = {
     r"fchown /publish\.sqlite3-wal": "the owner of the log is only a wish where the process is root",
     r"mkdirat /show/(?!.*\.tmp\.ID$).*": "a folder that is there after all is used; the staging directory itself never is",
     r"fdatasync ": "SQLite syncs the folder of its log and does not look at the answer; see `test_known_faults`",
-    r"renameat2 /own/.*": "the source of a move: it is left where it is, and the answer says so",
+    r"(renameat2|unlinkat) /own/.*": "the source of a move: it is left where it is, and the answer says so",
 }
 #: Calls whose *reply* may be lost, beside those: what is there afterwards says that they happened.
 HARMLESS_IF_MADE = {

@@ -42,9 +42,8 @@ def test_what_an_artist_saved_meanwhile_survives_the_death_of_the_owner_of_a_mov
     assert Path(run.own).exists()
 
 
-@pytest.mark.xfail(strict=True, reason="the owner reports the source under a name that it does not have any more")
 def test_a_source_that_cannot_be_deleted_is_put_back(studio: Studio) -> None:
-    """The owner of a move has captured the source, and the deletion fails: it stays hidden, and the report names the old name."""
+    """The owner of a move has captured the source, and the deletion fails."""
     subject = Subject(studio, ASSEMBLE)
     deletion = find(subject.calls, "unlinkat", r"/own/\.moved\.ma")
     run = subject.fresh()
@@ -62,7 +61,6 @@ def test_a_sync_of_the_databases_folder_that_fails_is_noticed(studio: Studio) ->
     assert ending.code in (5, 6)
 
 
-@pytest.mark.xfail(strict=True, reason="a folder that is there after all keeps the mode that mkdir gave it")
 def test_a_folder_whose_mkdir_lost_its_reply_has_its_mode(studio: Studio) -> None:
     """A repeated mkdir of a network file system reports EEXIST for the folder that the first one made."""
     subject = Subject(studio, PUBLISH)

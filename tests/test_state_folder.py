@@ -1,0 +1,206 @@
+"""Where the state folder of a root is, how it is made, and when it is believed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from people import ADMINISTRATOR, ARTIST, FARM, GROUP, Place, as_root, place
+from studio import Studio
+
+import integrator
+from integrator import queries, recovery, state_folder
+from integrator.check import check
+from integrator.errors import NotARoot, RootRefused, UsageError
+from integrator.root import create_root, find_root, open_root
+from integrator.storage import Storage
+from integrator.testing import CrashingStorage, Fate, Killed
+
+__all__ = ["place"]
+
+
+@pytest.fixture
+def show(tmp_path: Path) -> Path:
+    (tmp_path / "show").mkdir()
+    return tmp_path / "show"
+
+
+def camera(studio: Studio, publish_id: str) -> dict[str, Any]:
+    whole = studio.request(publish_id)
+    return {**whole, "instances": whole["instances"][1:]}
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name.removesuffix("-wal").removesuffix("-shm") for path in folder.iterdir()}
+
+
+def test_the_state_folder_can_be_elsewhere_and_everything_works(studio: Studio, show: Path, tmp_path: Path) -> None:
+    state = tmp_path / "local" / "show-state"
+    with create_root(str(show), state=str(state)) as root:
+        assert root.state == str(state)
+        assert integrator.publish(camera(studio, "job"), root).outcome == "published"
+    assert names(show / ".integrator") == {"id", "state"}
+    assert names(state) == {"config.toml", "history", "id", "journal", "publish.sqlite3"}
+    assert (show / ".integrator/id").read_text() == (state / "id").read_text()
+    assert find_root(str(show / "demo/shots")) == str(show)
+    with open_root(str(show)) as root:
+        assert [version["version"] for version in queries.versions(root, "demo")] == [1]
+        assert check(root, checksums=True) == []
+        assert recovery.recover(root.engine) == []
+        assert root.engine.journals.unfinished() == []
+    assert list(state.glob("history/*/*.journal"))
+
+
+def test_a_killed_publish_is_recovered_from_a_state_folder_elsewhere(studio: Studio, show: Path, tmp_path: Path) -> None:
+    create_root(str(show), state=str(tmp_path / "state")).close()
+    run = studio.fresh()
+    run.path = str(show)
+    done = Fate()
+    with run.open(done) as root:
+        integrator.publish(camera(run, "first"), root)
+    for number in range(3, len(done.calls), max(1, len(done.calls) // 8)):
+        fate = Fate(kill_at=number, when="after")
+        with contextlib.suppress(Killed), run.open(fate, owner=run.dead) as root:  # a later one makes fewer calls
+            integrator.publish(camera(run, f"job-{number}"), root)
+        run.recover()
+        assert run.leftovers() == []
+
+
+def test_a_state_folder_of_another_root_is_refused(studio: Studio, show: Path, tmp_path: Path) -> None:
+    create_root(str(show), state=str(tmp_path / "one")).close()
+    (tmp_path / "other").mkdir()
+    create_root(str(tmp_path / "other"), state=str(tmp_path / "two")).close()
+    with pytest.raises(UsageError, match="another publish root"):
+        create_root(str(tmp_path / "third"), state=str(tmp_path / "one"))
+    (show / ".integrator/state").write_text(f"{tmp_path}/two\n")
+    with pytest.raises(RootRefused, match="is that of publish root"):
+        open_root(str(show))
+
+
+def test_a_state_folder_whose_own_id_was_exchanged_is_refused(show: Path, tmp_path: Path) -> None:
+    create_root(str(show), state=str(tmp_path / "state")).close()
+    (tmp_path / "state/id").write_text("0" * 24)
+    with pytest.raises(RootRefused, match="says 000000"):
+        open_root(str(show))
+
+
+def test_a_state_folder_that_is_not_there_is_said_and_nothing_is_made(show: Path, tmp_path: Path) -> None:
+    create_root(str(show), state=str(tmp_path / "state")).close()
+    (tmp_path / "state").rename(tmp_path / "away")
+    with pytest.raises(RootRefused, match="which is not there"):
+        open_root(str(show))
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize("where", ["root", "state", "state/journal"])
+def test_a_state_folder_that_anybody_can_write_is_refused(show: Path, tmp_path: Path, where: str) -> None:
+    create_root(str(show), state=str(tmp_path / "state")).close()
+    folder = show / ".integrator" if where == "root" else tmp_path / where
+    folder.chmod(0o777)
+    with pytest.raises(RootRefused, match="anybody can write") as refused:
+        open_root(str(show))
+    assert refused.value.next.endswith(f"chmod o-w {folder}")
+
+
+def test_a_root_that_exists_keeps_its_state_folder(show: Path, tmp_path: Path) -> None:
+    create_root(str(show), state=str(tmp_path / "state")).close()
+    with pytest.raises(UsageError, match=str(tmp_path / "state/config.toml")):
+        create_root(str(show), state=str(tmp_path / "other"))
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["inside", "elsewhere"])
+def test_an_init_that_was_killed_anywhere_can_be_run_again(
+    tmp_path: Path, elsewhere: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(name: str, fate: Fate) -> str:
+        state = str(tmp_path / f"{name}-state") if elsewhere else ""
+        monkeypatch.setattr(state_folder, "Storage", lambda: CrashingStorage(fate))
+        create_root(str(tmp_path / name), state=state).close()
+        return state
+
+    whole = Fate()
+    made("whole", whole)
+    for number in range(1, len(whole.calls) + 1):
+        for when in ("before", "after", "during"):
+            name = f"{number}-{when}"
+            try:
+                made(name, Fate(kill_at=number, when=when))
+            except Killed:
+                state = made(name, Fate())
+            where = Path(state) if elsewhere else tmp_path / name / ".integrator"
+            assert names(where) - {"state"} == {"config.toml", "history", "id", "journal", "publish.sqlite3"}
+            with open_root(str(tmp_path / name)) as root, root.engine.root("work"):
+                pass
+
+
+def test_a_folder_that_is_a_named_root_of_another_cannot_become_one(studio: Studio, tmp_path: Path) -> None:
+    (tmp_path / "render").mkdir()
+    config = Path(studio.path, ".integrator/config.toml")
+    config.write_text(config.read_text() + f'[roots]\nrender = "{tmp_path}/render"\n')
+    create_root(studio.path).close()
+    with pytest.raises(UsageError, match="belongs to publish root"):
+        create_root(str(tmp_path / "render"))
+
+
+@pytest.mark.root
+@as_root
+def test_a_state_folder_elsewhere_is_shared_too(place: Place) -> None:
+    state = f"{place.path}/state"
+    done = ADMINISTRATOR.integrator("init", place.show, "--shared", "--group", str(GROUP), "--state", state)
+    assert done.code == 0, done.err
+    for person in (ARTIST, FARM):
+        assert person.publish(place.show, place.request(person)).code == 0
+    assert place.wrong() == []
+    for here, _, files in os.walk(state):
+        for path, mode in [(here, 0o2775), *((os.path.join(here, name), 0o664) for name in files)]:
+            status = os.stat(path)
+            assert (status.st_mode & 0o7777, status.st_gid) == (mode, GROUP), path
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Path]:
+    """A mounted folder; the test may unmount it."""
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", str(folder)], check=True, timeout=10)
+    yield folder
+    subprocess.run(["umount", str(folder)], check=False, timeout=10, capture_output=True)
+
+
+@pytest.mark.root
+@as_root
+def test_a_root_that_is_not_mounted_settles_nothing(studio: Studio, mounted: Path, tmp_path: Path) -> None:
+    """Its state folder is on another disk, and knows of an unfinished transaction."""
+    kept = tmp_path / "kept"
+    create_root(str(mounted), state=str(tmp_path / "state")).close()
+    run = studio.fresh()
+    run.path = str(mounted)
+    with run.open(Fate(kill_at=12, when="after"), owner=run.dead) as root, pytest.raises(Killed):
+        integrator.publish(camera(run, "job"), root)
+    root = run.open()
+    try:
+        shutil.copytree(mounted, kept, symlinks=True)
+        subprocess.run(["umount", "--lazy", str(mounted)], check=True, timeout=10)
+        [settled] = recovery.recover(root.engine)
+        assert settled.outcome == "in_doubt"
+        assert "mounted" in settled.message
+        with pytest.raises(NotARoot) as missing:
+            open_root(str(mounted))
+        assert missing.value.next.startswith("mount it")
+    finally:
+        root.close()
+    assert os.listdir(mounted) == []
+    # The same content under the same id, mounted again.
+    shutil.copytree(kept, mounted, symlinks=True, dirs_exist_ok=True)
+    assert [settled.outcome for settled in run.recover()] == ["rolled_back"]
+    assert run.leftovers() == []
+
+
+def test_what_makes_a_state_folder_is_the_one_storage() -> None:
+    assert state_folder.Storage is Storage
