@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -17,6 +18,8 @@ from integrator.model import ENDED, Document, Owner, Place, State
 from integrator.root import Root
 from integrator.storage import BLOCK
 
+#: Private name of a directory that was promised to a renderer.
+_PROMISED: Final = re.compile(r"[0-9a-f]{24}\.r[0-9]+\.[0-9]+")
 _SWEEP: Final = "integrator sweep"
 
 
@@ -190,8 +193,7 @@ def _checksum(path: str, buffer: memoryview) -> str:
 
 def _leftovers(root: Root) -> Iterator[Finding]:
     for place, transaction in queries.staging_directories(root):
-        document = root.engine.database.read(TRANSACTIONS, transaction)
-        if document is None or State(document["state"]) in ENDED:
+        if is_abandoned(root, transaction):
             message = f"staging directory {root.absolute(place)} belongs to no unfinished transaction"
             yield Finding(kind="staging", path=root.absolute(place), message=message, next=_SWEEP)
     for path in trash_names(root):
@@ -202,9 +204,22 @@ def _leftovers(root: Root) -> Iterator[Finding]:
             yield Finding(kind="staging", path=path, message=f"{path} was left by a transaction that has ended", next=_SWEEP)
 
 
+def is_abandoned(root: Root, transaction: str) -> bool:
+    """Whether nobody can want anything of this transaction any more: it has ended, or was never there, nor ever will be."""
+    database = root.engine.database
+    document = database.read(TRANSACTIONS, transaction)
+    if document is None:
+        if transaction in ledger.successors(database):
+            return False  # a reservation is about to go on under this id
+        document = database.read(TRANSACTIONS, transaction)
+    return document is None or State(document["state"]) in ENDED
+
+
 def is_kept(root: Root, document: Document | None, path: str) -> bool:
     """Whether a failed publish left this on purpose: its next attempt may go on from it."""
     kept = (document or {}).get("kept") or ()
+    if _PROMISED.fullmatch(os.path.basename(path)) and (document or {}).get("adopted"):
+        return True  # what was rendered into a reserved directory, and was not asked for
     return any(root.absolute(Place(root=entry["root"], path=entry["path"])) == path for entry in kept)
 
 

@@ -49,12 +49,14 @@ class Evidence:
     folders: Sequence[tuple[str, str]] = ()
     #: Whether a directory may have been revealed.
     revealed: bool = False
+    #: False if there is a journal that is not to be believed.
+    believed: bool = True
 
 
 def no_evidence(document: Document) -> Evidence:
     """For a transaction whose journal is not to be believed: nothing at a final path can be proved to be ours."""
     nothing = Proof(identity=None, files={}, whole=True)
-    return Evidence(proofs=[nothing] * len(document["directories"]), revealed=True)
+    return Evidence(proofs=[nothing] * len(document["directories"]), revealed=True, believed=False)
 
 
 def evidence_of(engine: Engine, document: Document) -> Evidence:

@@ -25,13 +25,16 @@ from integrator.model import Directory, Document, Owner
 from integrator.operations import Actor, rename_away
 from integrator.transfer import Facts, Policy
 
-_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+#: Files that are taken over before the journal hears of it.
+BATCH: Final = 64
 
 
 @attrs.frozen
 class Copied:
     """A file that an earlier attempt had copied, as its journal recorded it."""
 
+    #: Path relative to its staging directory.
     name: str
     size: int
     inode: int
@@ -49,8 +52,10 @@ class Leftover:
     path: str
     #: The lease of what it was for.
     lease: str
-    #: Copies by their source, only those that have a checksum.
-    copied: Mapping[str, Copied]
+    #: Copies by their source, only those that have a checksum; a source may have been copied more than once.
+    copied: Mapping[str, Sequence[Copied]]
+    #: Files that an extractor had produced and handed over.
+    adopted: frozenset[str]
     #: Whether an extractor's files in it are complete for certain.
     ended: bool
     #: Whether there are files of extractors or renderers in it.
@@ -69,31 +74,40 @@ def leftovers(engine: Engine, formers: Sequence[Document]) -> list[Leftover]:
 
 def _leftover(engine: Engine, former: Document, entry: Document) -> Leftover:
     began = former.get("began")
+    copied, adopted = _recorded(engine, former["_id"], entry["directory"])
     undone_by_itself = former["undoers"] == [former["actor"]] and len(former["actors"]) == 1
     return Leftover(
         root=entry["root"],
         path=entry["path"],
         lease=Directory(**former["directories"][entry["directory"]]).lease,
-        copied=_copied(engine, former["_id"], entry["directory"]),
+        copied=copied,
+        adopted=adopted,
         ended=undone_by_itself or bool(began and known_dead(Owner(**began))),
         produced=former.get("purpose") == "assembly" or bool(former.get("expires")),
     )
 
 
-def _copied(engine: Engine, transaction: str, index: int) -> dict[str, Copied]:
-    """By the journal of the attempt; nothing if that is gone or damaged: then everything is copied again."""
-    found: dict[str, Copied] = {}
+def _recorded(engine: Engine, transaction: str, index: int) -> tuple[dict[str, list[Copied]], frozenset[str]]:
+    """By the journal of the attempt; nothing if that is gone or damaged: then everything is made again."""
+    copied: dict[str, list[Copied]] = {}
+    adopted: set[str] = set()
     try:
         records = engine.journals.read_ended(transaction).records
     except (Stuck, OSError):
-        return found
-    for record in records:
-        if isinstance(record, Staged) and record.directory == index and record.transfer in ("copy", "reflink", "move"):
+        return copied, frozenset()
+    staged = [record for record in records if isinstance(record, Staged) and record.directory == index]
+    taken_back = {
+        name for record in records if isinstance(record, Unstaged) and record.directory == index for name in record.names
+    }
+    for record in staged:
+        if record.transfer in ("copy", "reflink", "move"):
             columns = zip(record.sources, record.names, record.sizes, record.inodes, record.source_times, record.checksums)
-            found.update((source, Copied(*facts)) for source, *facts in columns if facts[-1] and "/" not in facts[0])
-        elif isinstance(record, Unstaged) and record.directory == index:
-            found = {source: copied for source, copied in found.items() if copied.name not in record.names}
-    return found
+            for source, *facts in columns:
+                if facts[-1] and facts[0] not in taken_back:
+                    copied.setdefault(source, []).append(Copied(*facts))
+        elif record.transfer == "adopt":
+            adopted.update(record.names)
+    return copied, frozenset(adopted - taken_back)
 
 
 class Harvest:
@@ -104,72 +118,105 @@ class Harvest:
         self._actor = Actor.of(document)
         self._left = list(left)
 
-    def copies(self, sources: Sequence[str], names: Sequence[str], policy: Policy, at: int) -> dict[int, Facts]:
-        """Take those copies that are good into the folder `at`, under `names`; returns their facts by index."""
+    def copies(
+        self, sources: Sequence[str], names: Sequence[str], policy: Policy, folder: str, at: int, promised: int | None = None
+    ) -> dict[int, Facts]:
+        """Take those copies that are good into `at`, the `folder` of a staging directory, under `names`.
+
+        Returns their facts by index. A directory that was `promised` to a renderer may hold some, too.
+        """
         taken: dict[int, Facts] = {}
         for leftover in self._left:
             with contextlib.suppress(OSError), self._open(leftover) as fd:
-                there = set(os.listdir(fd)) - {copied.name for copied in leftover.copied.values()}
+                recorded = {copied.name for all_copied in leftover.copied.values() for copied in all_copied}
                 for n, (source, name) in enumerate(zip(sources, names)):
-                    facts = None
-                    if n not in taken and source in leftover.copied:
-                        facts = self._take_copy(leftover.copied[source], source, fd, name, at)
-                    elif n not in taken and name in there and leftover.ended and not leftover.produced:
-                        facts = self._take_unrecorded(source, fd, name, policy, at)
-                    if facts is not None:
-                        taken[n] = facts
+                    path = f"{folder}/{name}" if folder else name
+                    for copied in leftover.copied.get(source, ()) if n not in taken else ():
+                        if (facts := self._take_copy(copied, source, fd, name, policy, at)) is not None:
+                            taken[n] = facts
+                            break
+                    if n not in taken and path not in recorded and leftover.ended and not leftover.produced:
+                        self._add(taken, n, self._take_unrecorded(source, path, fd, name, policy, at))
+        for n, (source, name) in enumerate(zip(sources, names)):
+            if promised is not None and n not in taken:
+                path = f"{folder}/{name}" if folder else name
+                self._add(taken, n, self._take_unrecorded(source, path, promised, name, policy, at))
         return taken
 
-    def _take_unrecorded(self, source: str, fd: int, name: str, policy: Policy, at: int) -> Facts | None:
-        """A copy that was killed before it was recorded is as good if its content is that of its source."""
-        original, before = transfer.open_source(source)
-        try:
-            file = os.open(name, _READ, dir_fd=fd)
-            try:
-                found = os.fstat(file)
-                if found.st_size != before.st_size or not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
-                    return None
-                checksum = transfer.checksum_of(original)
-                if transfer.checksum_of(file) != checksum or not rename_away(self._engine, name, fd, name, at):
-                    return None
-                self._engine.storage.set_mode(file, policy.mode)
-                if policy.keep_times:
-                    self._engine.storage.set_times(file, before.st_mtime_ns)
-            finally:
-                os.close(file)
-        finally:
-            os.close(original)
-        facts = Facts()
-        facts.add(found.st_size, found.st_ino, before, checksum)
-        return facts
+    @staticmethod
+    def _add(taken: dict[int, Facts], n: int, facts: Facts | None) -> None:
+        if facts is not None:
+            taken[n] = facts
 
-    def _take_copy(self, copied: Copied, source: str, fd: int, name: str, at: int) -> Facts | None:
+    def _take_copy(self, copied: Copied, source: str, fd: int, name: str, policy: Policy, at: int) -> Facts | None:
         status = os.stat(source)
         if (status.st_size, status.st_mtime_ns) != (copied.size, copied.source_time):
             return None
-        try:
-            file = os.open(copied.name, _READ, dir_fd=fd)
-        except OSError:
-            return None
-        try:
+        with self._opened(copied.name, fd) as (file, inner, base):
+            if file is None:
+                return None
             # After a power cut a file may have its size, and zeros for content.
             found = os.fstat(file)
-            if (found.st_size, found.st_ino) != (copied.size, copied.inode) or transfer.checksum_of(file) != copied.checksum:
+            if (found.st_size, found.st_ino, found.st_nlink) != (copied.size, copied.inode, 1):
                 return None
-        finally:
-            os.close(file)
-        if not rename_away(self._engine, copied.name, fd, name, at):
-            return None
+            if transfer.checksum_of(file) != copied.checksum or not rename_away(self._engine, base, inner, name, at):
+                return None
+            self._set_mode(file, found, policy, status.st_mtime_ns)
         facts = Facts()
         facts.add(copied.size, copied.inode, status, copied.checksum)
         return facts
 
-    def produced(self, name: str, lease: str, at: int) -> bool:
-        """Take a file that an extractor of an earlier attempt produced into the folder `at`; False if there is none."""
+    def _take_unrecorded(self, source: str, path: str, fd: int, name: str, policy: Policy, at: int) -> Facts | None:
+        """A copy that was killed before it was recorded is as good if its content is that of its source."""
+        with self._opened(path, fd) as (file, inner, base):
+            if file is None:
+                return None
+            original, before = transfer.open_source(source)
+            try:
+                found = os.fstat(file)
+                plain = stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and not transfer.is_written(file)
+                if not plain or found.st_size != before.st_size:
+                    return None
+                checksum = transfer.checksum_of(original)
+                if transfer.checksum_of(file) != checksum or not rename_away(self._engine, base, inner, name, at):
+                    return None
+            finally:
+                os.close(original)
+            self._set_mode(file, found, policy, before.st_mtime_ns)
+        facts = Facts()
+        facts.add(found.st_size, found.st_ino, before, checksum)
+        return facts
+
+    def _set_mode(self, file: int, found: os.stat_result, policy: Policy, time: int) -> None:
+        if stat.S_IMODE(found.st_mode) != policy.mode:
+            self._engine.storage.set_mode(file, policy.mode)
+        if policy.keep_times and found.st_mtime_ns != time:
+            self._engine.storage.set_times(file, time)
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _opened(path: str, fd: int) -> Iterator[tuple[int | None, int, str]]:
+        """A descriptor of a file below `fd` (None if there is none), that of its folder, and its name there."""
+        folder, _, base = path.rpartition("/")
+        with contextlib.ExitStack() as stack:
+            file = None
+            inner = fd
+            with contextlib.suppress(OSError):
+                inner = stack.enter_context(storage.folder(folder, fd))
+                file = os.open(base, _READ, dir_fd=inner)
+                stack.callback(os.close, file)
+            yield file, inner, base
+
+    def produced(self, path: str, lease: str, at: int) -> bool:
+        """Take a file that an extractor of an earlier attempt produced into the folder `at`; False if there is none.
+
+        It must have been handed over then, or its process must be known to have ended.
+        """
+        folder, _, name = path.rpartition("/")
         for leftover in self._left:
-            if leftover.produced and leftover.ended and leftover.lease == lease:
-                with contextlib.suppress(OSError), self._open(leftover) as fd:
-                    if rename_away(self._engine, name, fd, name, at):
+            if leftover.produced and (leftover.ended or path in leftover.adopted) and leftover.lease == lease:
+                with contextlib.suppress(OSError), self._open(leftover) as fd, storage.folder(folder, fd) as inner:
+                    if rename_away(self._engine, name, inner, name, at):
                         return True
         return False
 

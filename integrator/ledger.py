@@ -145,6 +145,7 @@ def give_back(database: Database, document: Document, owner: Owner, reason: str)
         "owner": attrs.asdict(owner),
         "successor": None,
         "error": reason,
+        "interrupted": True,  # it is no attempt that failed
     }
     database.commit([_owned(document, State.RESERVED, changed)])
     return document | changed
@@ -153,6 +154,17 @@ def give_back(database: Database, document: Document, owner: Owner, reason: str)
 def reservations(database: Database) -> list[Document]:
     """Every reservation that nobody has adopted or given back, in the order they were made."""
     return database.find(TRANSACTIONS, {"state": State.RESERVED.value})
+
+
+def prolong(database: Database, document: Document, seconds: float) -> Document:
+    """Let a reservation last so long from now. Raises `errors.Conflict` if it was adopted or given back meanwhile."""
+    database.commit([_owned(document, State.RESERVED, {"expires": Now(seconds)})])
+    return database.read(TRANSACTIONS, document["_id"]) or document
+
+
+def successors(database: Database) -> set[str]:
+    """Ids under which reservations may go on, and which directories may have before a document does."""
+    return {str(document["successor"]) for document in unsettled(database) if document.get("successor")}
 
 
 def extend(database: Database, document: Document, plan: Plan, times: LeaseTimes) -> None:

@@ -17,7 +17,7 @@ import errno
 import functools
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, ParamSpec, TypeVar
 
 import attrs
@@ -114,13 +114,18 @@ def undo_directory(
                 return []
             private = stack.enter_context(_private_folder(engine, directory.private, root_fd))
         withdrawn = False
-        if directory.reserved:  # before the staging name: an adopter may be on its way from the one to the other
-            _captured(engine, actor, f"r{index}", directory.reserved, parent, private)
+        if directory.reserved:
+            # The path first, then what the adopter made of it: it may be on its way. A renderer may have made the path anew.
+            _captured(engine, actor, f"p{index}", directory.reserved, parent, private)
+            _captured(engine, actor, f"r{index}", "", None, private)
         if not _captured(engine, actor, str(index), directory.staging, parent, private) and parent is not None:
             withdrawn = _withdraw(engine, directory, proof, parent, private, mine)
             if not withdrawn and proof.identity is not None and storage.exists(directory.final.rpartition("/")[2], parent):
                 return [f"{directory.final}{FOREIGN}"]
         if keep is not Keep.NOTHING and _keep(engine, mine, proof if keep is Keep.PRODUCED else None, private):
+            engine.storage.sync(private)
+            if parent is not None:
+                engine.storage.sync(parent)
             return []
         return _delete(engine, mine, proof if withdrawn else None, directory, private)
 
@@ -138,7 +143,7 @@ def _keep(engine: Engine, mine: str, proof: Proof | None, private: int) -> bool:
 
 def kept_names(actor: Actor, index: int) -> list[str]:
     """Private names under which an undone directory may have left files: its own, and those of what was promised."""
-    return [actor.private(f"{part}{index}") for part in ("", "r", "s")]
+    return [actor.private(f"{part}{index}") for part in ("p", "r", "", "s")]
 
 
 def kept_files(actor: Actor, index: int, directory: Directory, root_fd: int) -> list[str]:
@@ -184,16 +189,9 @@ def remove_discarded(engine: Engine, transaction: str, directory: Directory, roo
             engine.storage.remove_tree(name, private)
 
 
-def drop_promised(engine: Engine, actor: Actor, index: int, directory: Directory, made: Iterable[str], root_fd: int) -> None:
-    """Remove the captured directory of a renderer once nothing is left in it; what nobody asked for stays until it is swept.
-
-    What has the name of a file that was `made` anew is what an earlier attempt, which was killed, had brought in.
-    """
-    captured = f"{directory.private}/{actor.private(f'r{index}')}"
-    with contextlib.suppress(FileNotFoundError), storage.folder(captured, root_fd) as fd:
-        for name in sorted({path.partition("/")[0] for path in made}.intersection(os.listdir(fd))):
-            engine.storage.remove_tree(name, fd)
-    engine.storage.remove_empty(captured, root_fd)
+def drop_promised(engine: Engine, actor: Actor, index: int, directory: Directory, root_fd: int) -> None:
+    """Remove the captured directory of a renderer if nothing is left in it; what nobody asked for stays until it is swept."""
+    engine.storage.remove_empty(f"{directory.private}/{actor.private(f'r{index}')}", root_fd)
 
 
 def put_back(engine: Engine, actor: Actor, index: int, directory: Directory, promised: str, root_fd: int) -> None:
@@ -204,13 +202,16 @@ def put_back(engine: Engine, actor: Actor, index: int, directory: Directory, pro
     new = engine.storage.make_folders(promised, engine.settings.folder_mode, root_fd)
     try:
         with contextlib.suppress(FileNotFoundError), storage.folder(directory.private, root_fd) as private:
+            # In the order in which an adopter that is still awake would move them: what was emptied stays empty.
             for mine in kept_names(actor, index):
-                if storage.exists(mine, private):
+                for _ in range(100):
+                    if not storage.exists(mine, private):
+                        break
                     with storage.folder(mine, private) as old:
-                        for name in sorted(os.listdir(old)):
-                            if not storage.exists(name, new):
-                                _move_on(engine, name, old, new)
+                        _move_all(engine, actor, old, new)
                     engine.storage.remove_empty(mine, private)
+                else:
+                    raise OSError(errno.EBUSY, "files come as fast as they are moved", mine)
         engine.storage.sync(new)
         with storage.folder(directory.parent, root_fd) as parent:
             engine.storage.sync(parent)
@@ -218,9 +219,23 @@ def put_back(engine: Engine, actor: Actor, index: int, directory: Directory, pro
         os.close(new)
 
 
-def _move_on(engine: Engine, name: str, old: int, new: int) -> None:
-    if not rename_away(engine, name, old, name, new):
-        raise Overtaken  # only a later actor moves these
+def _move_all(engine: Engine, actor: Actor, old: int, new: int) -> None:
+    """Move everything from one folder into another; what has a name there already gets the transaction's id behind its own."""
+    for name in sorted(os.listdir(old)):
+        target = name
+        if storage.exists(name, new):
+            if _is_folder(name, old) and _is_folder(name, new):
+                with storage.folder(name, old) as inner, storage.folder(name, new) as into:
+                    _move_all(engine, actor, inner, into)
+                engine.storage.remove_empty(name, old)
+                continue
+            target = f"{name}.{actor.transaction}"
+        if not rename_away(engine, name, old, target, new) and not storage.exists(target, new):
+            raise Overtaken  # only a later actor moves these
+
+
+def _is_folder(name: str, at: int) -> bool:
+    return stat.S_ISDIR(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode)
 
 
 @_with_private_folder

@@ -111,7 +111,7 @@ def _publish(
     for version, named in versions:
         for representation in named:
             version.add(representation, checksum=checksum, harvest=harvest, progress=progress)
-        version.add_resources(checksum=checksum, progress=progress)
+        version.add_resources(checksum=checksum, harvest=harvest, progress=progress)
     harvest.discard()
     # Their documents wait for the verdict.
     for version, _ in versions:

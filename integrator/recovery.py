@@ -8,6 +8,7 @@ believed only below a root that was seen to be the right one.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 
 import attrs
@@ -65,7 +66,9 @@ def undo(engine: Engine, document: Document, evidence: Evidence, *, same_publish
             folders = [(root, path) for root, path in document["folders"]]
             operations.remove_folders(engine, [*folders, *evidence.folders], roots)
         foreign = any(reason.endswith(operations.FOREIGN) for reason in left)
-        burn = foreign or (evidence.revealed and len(document["undoers"]) > 1)
+        # Without a journal to go by, what stands at the final path may be what was promised.
+        doubtful = bool(document.get("successor")) and not evidence.believed
+        burn = foreign or doubtful or (evidence.revealed and len(document["undoers"]) > 1)
         goes_on = bool(document.get("successor")) and not burn
         kept: list[Document] = []
         for index, directory in enumerate(ledger.directories(document)) if not errors else ():
@@ -78,6 +81,9 @@ def undo(engine: Engine, document: Document, evidence: Evidence, *, same_publish
                     operations.capture_successor(engine, actor, index, directory, promised, root_fd)
                 paths = operations.kept_files(actor, index, directory, root_fd) if keep is not Keep.NOTHING else []
                 kept += [{"directory": index, "root": directory.root, "path": path} for path in paths]
+    for error in errors:
+        if isinstance(error, operations.Overtaken):
+            raise error
     if errors:
         raise _cannot_undo(document, errors)
     ledger.rolled_back(engine.database, document, burn=burn, left=left, kept=kept, goes_on=goes_on)
@@ -228,10 +234,10 @@ def _carry_out(engine: Engine, document: Document, *, journal: bool, same_publis
     try:
         if document["state"] == State.COMMITTED.value:
             finish(engine, document)
-            return Settled(transaction=document["_id"], outcome="finished", message=_left(document))
+            return Settled(transaction=document["_id"], outcome="finished", message=_left(engine, document["_id"]))
         evidence = evidence_of(engine, document) if journal else no_evidence(document)
         undo(engine, document, evidence, same_publish=same_publish)
-        return Settled(transaction=document["_id"], outcome="rolled_back", message=_left(document))
+        return Settled(transaction=document["_id"], outcome="rolled_back", message=_left(engine, document["_id"]))
     except Stuck as error:
         with contextlib.suppress(IntegratorError):  # only as long as we are its actor
             ledger.mark_stuck(engine.database, document, str(error))
@@ -240,8 +246,12 @@ def _carry_out(engine: Engine, document: Document, *, journal: bool, same_publis
         engine.renewal.drop(document["_id"])
 
 
-def _left(document: Document) -> str:
-    return "; ".join(document.get("left") or ())
+def _left(engine: Engine, transaction: str) -> str:
+    """What had to be left, and what was kept for another attempt, for people."""
+    document = engine.database.read(TRANSACTIONS, transaction) or {}
+    paths = [os.path.join(engine.roots[entry["root"]], entry["path"]) for entry in document.get("kept") or ()]
+    kept = [f"kept until it is swept: {path}" for path in paths]
+    return "; ".join([*(document.get("left") or ()), *kept])
 
 
 def _stuck(transaction: str, error: Stuck) -> Settled:

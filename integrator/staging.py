@@ -18,7 +18,7 @@ import attrs
 from integrator import storage, transfer
 from integrator.engine import Engine
 from integrator.errors import SourceChanged, StagingChanged, StorageFailed, UsageError
-from integrator.harvest import Harvest
+from integrator.harvest import BATCH, Harvest
 from integrator.journal import Journal
 from integrator.journal.format import Staged, Unstaged
 from integrator.model import Directory, Identity
@@ -163,13 +163,18 @@ class StagingDirectory:
         """Facts, by index, of copies that an earlier attempt left and that are good."""
         if harvest is None or policy.checksum == "none" or policy.transfer not in ("copy", "reflink", "move"):
             return {}
+        found: dict[int, Facts] = {}
         at = self._open(folder)
         try:
-            found = harvest.copies(sources, names, policy, at)
+            for start, end in _cuts(len(names), BATCH):
+                some = harvest.copies(sources[start:end], names[start:end], policy, folder, at, self._promised)
+                for n, facts in some.items():
+                    self._record(folder, [names[start + n]], [sources[start + n]], policy.transfer, facts)
+                    found[start + n] = facts
+                if some:
+                    self._journal.flush()  # should we be killed, the next attempt takes them from here
         finally:
             os.close(at)
-        for n, facts in found.items():
-            self._record(folder, [names[n]], [sources[n]], policy.transfer, facts)
         return found
 
     def write(self, name: str, content: bytes, *, checksum: bool = True, folder: str = "") -> Facts:
@@ -201,14 +206,14 @@ class StagingDirectory:
         """
         folder, _, base = name.rpartition("/")
         try:
-            if folder:
+            if folder and harvest is None:
                 os.close(storage.open_folder(folder, self.fd))  # it must be there already
             self._folder(folder)
             self._share(folder)
             at = storage.open_folder(folder, self.fd)
             try:
-                if harvest is not None and not folder and not storage.exists(base, at):
-                    harvest.produced(base, self.directory.lease, at)
+                if harvest is not None and not storage.exists(base, at):
+                    harvest.produced(name, self.directory.lease, at)
                 status = os.stat(base, dir_fd=at, follow_symlinks=False)
                 if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
                     raise StagingChanged(f"{name} in {self.path} is empty or not a regular file")
@@ -282,6 +287,7 @@ class StagingDirectory:
     def _made(self, folder: str, way: str, name: str, facts: Facts) -> Facts:
         self._groups.append(_Group(folder, way, [name], [], facts))
         self._record(folder, [name], [], way, facts)
+        self._journal.flush()  # it was produced, perhaps for hours: the next attempt must know that it is complete
         return facts
 
     def _record(self, folder: str, names: Sequence[str], sources: Sequence[str], way: str, facts: Facts) -> None:
@@ -374,10 +380,9 @@ class StagingDirectory:
     def verify(self) -> None:
         """Everything that was staged is there as recorded, nothing else is, and the sources are as they were read.
 
-        What was produced here is complete, too: nobody has it open for writing, and it does not name this directory.
+        What was produced here is complete, too: nobody has it open for writing, and no text in it names a staging directory.
         """
         for group in self._groups:
-            produced = group.transfer == "adopt"
             for start, end in _cuts(len(group.names), 2048):
                 transfer.verify(
                     Check(
@@ -389,16 +394,11 @@ class StagingDirectory:
                         sources=group.sources[start:end],
                         source_times=group.facts.source_times[start:end],
                         source_inodes=group.facts.source_inodes[start:end],
-                        marks=self._marks() if produced else (),
+                        produced=group.transfer == "adopt",
                     )
                 )
         for folder in self._folders:
             self._refuse_strangers(folder)
-
-    def _marks(self) -> tuple[bytes, ...]:
-        """Names of this directory, and of the one that was promised: nothing that is published may contain them."""
-        paths = filter(None, (self.directory.staging, self.directory.reserved))
-        return tuple(os.fsencode(path.rpartition("/")[2]) for path in paths)
 
     def _refuse_strangers(self, folder: str) -> None:
         """Nothing may be published that nobody registered. Raises `StagingChanged`."""

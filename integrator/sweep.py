@@ -13,9 +13,8 @@ from collections.abc import Iterator
 import attrs
 
 from integrator import queries, storage
-from integrator.check import is_kept, trash_names
+from integrator.check import is_abandoned, is_kept, trash_names
 from integrator.database import CLAIMS, TRANSACTIONS, Delete
-from integrator.model import ENDED, State
 from integrator.root import Root
 
 
@@ -54,10 +53,10 @@ def sweep(root: Root, *, older_than: float | None = None, dry_run: bool = False)
 
 def _paths(root: Root, now: float) -> Iterator[Swept]:
     for place, transaction in queries.staging_directories(root):
-        if _abandoned(root, transaction):
+        if is_abandoned(root, transaction):
             yield _aged("staging", root.absolute(place), now)
     for path in trash_names(root):
-        if _abandoned(root, os.path.basename(path).partition(".")[0]):
+        if is_abandoned(root, os.path.basename(path).partition(".")[0]):
             document = root.engine.database.read(TRANSACTIONS, os.path.basename(path).partition(".")[0])
             yield _aged("kept" if is_kept(root, document, path) else "trash", path, now)
     for transaction in root.engine.journals.unfinished():
@@ -67,18 +66,17 @@ def _paths(root: Root, now: float) -> Iterator[Swept]:
 
 def _aged(kind: str, path: str, now: float) -> Swept:
     # By the change time, which nobody can set: publishing keeps modification times of sources.
-    return Swept(kind=kind, path=path, age=now - os.lstat(path).st_ctime)
+    try:
+        age = now - os.lstat(path).st_ctime
+    except FileNotFoundError:
+        age = -1.0  # somebody else removed it just now
+    return Swept(kind=kind, path=path, age=age)
 
 
 def _claims(root: Root, now: float) -> Iterator[Swept]:
     for claim in root.engine.database.find(CLAIMS):
         if claim.get("burnt"):
             yield Swept(kind="claim", path=claim["_id"], age=now - claim["burnt"])
-
-
-def _abandoned(root: Root, transaction: str) -> bool:
-    document = root.engine.database.read(TRANSACTIONS, transaction)
-    return document is None or State(document["state"]) in ENDED
 
 
 def _remove(root: Root, entry: Swept) -> str:

@@ -193,7 +193,7 @@ class Transaction(Work):
             if staging.directory.reserved:
                 root_fd = self.root(staging.directory.root)
                 actor = Actor.of(self.document)
-                operations.drop_promised(self._engine, actor, index, staging.directory, staging.made(), root_fd)
+                operations.drop_promised(self._engine, actor, index, staging.directory, root_fd)
         for change in self._changes:
             write_down(journal, change)
         if make_durable(self._engine.storage, [staging for _, staging in self._live()]):

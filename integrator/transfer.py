@@ -12,6 +12,7 @@ import fcntl
 import mmap
 import operator
 import os
+import re
 import signal
 import stat
 from array import array
@@ -26,6 +27,8 @@ from integrator.storage import BLOCK, KERNEL_BLOCK, Storage
 #: Files in one chunk: enough to make the cost of a task vanish, few enough for progress and a quick stop.
 CHUNK: Final = 256
 
+#: The mark of a staging directory in a path; see `layout.STAGING_MARK`.
+_STAGING: Final = re.compile(rb"\.tmp\.[0-9a-f]{24}")
 #: Bytes of a file that tell whether it is text.
 _SNIFFED: Final = 4096
 
@@ -327,17 +330,17 @@ class Check:
     sources: Sequence[str]
     source_times: Sequence[int]
     source_inodes: Sequence[int]
-    #: Names that must not occur in text files; given for files that an extractor or renderer produced.
-    marks: tuple[bytes, ...] = ()
+    #: Whether an extractor or renderer produced them.
+    produced: bool = False
 
 
 def verify(check: Check) -> None:
     """Raise `StagingChanged` or `SourceChanged` unless every file is as it was recorded, and its source as it was read."""
     at = open_staging(check.folder, check.identity)
     try:
-        staged = _statuses(check, at)
-        for name in check.names if check.marks else ():
-            _refuse_unfinished(name, at, check.marks)
+        for name in check.names if check.produced else ():
+            _refuse_unfinished(name, at)
+        staged = _statuses(check, at)  # after that: whoever wrote until then has left another size or time
     finally:
         os.close(at)
     n = _first_difference(staged, check.sizes, check.inodes, None)
@@ -346,7 +349,7 @@ def verify(check: Check) -> None:
             f"the staged file {check.names[n]} changed: {staged[n].st_size} bytes instead of {check.sizes[n]}, or another file"
         )
     if not check.sources:
-        if check.marks and (n := _first_difference(staged, check.sizes, check.inodes, check.source_times)) is not None:
+        if check.produced and (n := _first_difference(staged, check.sizes, check.inodes, check.source_times)) is not None:
             raise StagingChanged(f"{check.names[n]} changed while it was published: whoever produces it has not stopped")
         return
     linked = not any(check.source_inodes)
@@ -357,8 +360,8 @@ def verify(check: Check) -> None:
         raise SourceChanged(f"{check.sources[n]} changed while it was published")
 
 
-def _refuse_unfinished(name: str, at: int, marks: Sequence[bytes]) -> None:
-    """Refuse a file that somebody has open for writing, and a text file that names the staging directory."""
+def _refuse_unfinished(name: str, at: int) -> None:
+    """Refuse a file that somebody has open for writing, and a text file that names a staging directory."""
     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
     try:
         if is_written(fd):
@@ -367,12 +370,13 @@ def _refuse_unfinished(name: str, at: int, marks: Sequence[bytes]) -> None:
         if b"\0" in start or not start:
             return  # no text; a path inside would not be found by its bytes
         with mmap.mmap(fd, 0, prot=mmap.PROT_READ) as text:
-            mark = next((mark for mark in marks if text.find(mark) >= 0), None)
+            found = _STAGING.search(text)
+            mark = found[0].decode() if found is not None else ""
     finally:
         os.close(fd)
-    if mark is not None:
+    if mark:
         raise StagingChanged(
-            f"{name} names the staging directory ({os.fsdecode(mark)}), which is gone once this is published: "
+            f"{name} names a staging directory (...{mark}), which is gone once this is published: "
             "write the final path into it (final_path)"
         )
 

@@ -256,7 +256,7 @@ class Version:
             documents.representation_document(self.document, name, template, values, place, facts, extra or {}, self._stamp)
         )
 
-    def add_resources(self, *, checksum: str, progress: Progress | None = None) -> None:
+    def add_resources(self, *, checksum: str, harvest: Harvest | None = None, progress: Progress | None = None) -> None:
         """Stage the files that go along."""
         by_folder: dict[str, list[tuple[str, str]]] = {}
         for resource in self._instance.resources:
@@ -265,7 +265,7 @@ class Version:
         kept: list[Document] = []
         for folder, entries in by_folder.items():
             sources, names = [source for source, _ in entries], [name for _, name in entries]
-            facts = self.staging.transfer(sources, names, rule, folder=folder, progress=progress)
+            facts = self.staging.transfer(sources, names, rule, folder=folder, harvest=harvest, progress=progress)
             kept += [
                 {"path": f"{self.rootless}/{folder}/{name}", "size": facts.sizes[n], "checksum": facts.checksums[n]}
                 for n, name in enumerate(names)

@@ -290,7 +290,7 @@ def test_a_scene_that_names_the_staging_directory_is_refused(studio: Studio) -> 
     wanted["instances"][0]["representations"] = [{"name": "ma", "files": ["{staging}/demo_sh010_renderBeauty_v002.ma"]}]
     scene = Path(version.staging, "demo_sh010_renderBeauty_v002.ma")
     scene.write_text("//Maya ASCII\n" + "x" * 100_000 + f'\nsetAttr "{version.staging}/tex.exr";\n')
-    with studio.open() as root, pytest.raises(StagingChanged, match="names the staging directory"):
+    with studio.open() as root, pytest.raises(StagingChanged, match="names a staging directory"):
         integrator.publish(wanted, root)
     [again] = reserved(studio).versions
     scene = Path(again.staging, "demo_sh010_renderBeauty_v002.ma")
