@@ -13,6 +13,14 @@ from studio import Studio, fast_folder  # noqa: E402 - assertions are rewritten 
 
 
 @pytest.fixture(autouse=True)
+def _own_umask() -> Iterator[None]:
+    """The command line changes the umask of its process, which here is that of all tests."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+@pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Settings of whoever runs the tests must not change what they see."""
     for name in ("INTEGRATOR_ROOT", "INTEGRATOR_DATABASE"):
