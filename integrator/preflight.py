@@ -8,7 +8,7 @@ import os
 import stat
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import attrs
 
@@ -30,6 +30,8 @@ _SPARE = 64
 _UNPRIVILEGED = os.geteuid() != 0
 #: Files that are looked at together.
 _GLANCE = 2048
+#: Seconds for which files that another user renders must have been left alone.
+_QUIET = 2.0
 #: Seconds between two looks at sources that have not settled.
 _LOOK_AGAIN = 0.5
 #: Links of one file below which no file system runs out of them within one request of ours.
@@ -57,6 +59,8 @@ class InstancePlan:
     request: InstanceRequest
     sources: tuple[Sources, ...]
     resources: tuple[Resource, ...]
+    #: What a look at the files of `resources` found, in their order.
+    resources_looked: Facts | None = None
     parents: Parents
 
     def values(self, root: Root, number: int) -> Document:
@@ -82,28 +86,38 @@ def preflight(root: Root, request: PublishRequest, promised: Sequence[str] = (),
     were written within the last `settle` seconds, are looked at again until they are there and stay as they are, for at most
     that long. Raises `ValidationRefused` with everything that stands against the request.
     """
-    end, before = time.monotonic() + settle, None
+    start, before = time.monotonic(), None
     while True:
-        late = time.monotonic() >= end
         try:
             plans = _look_at_all(root, request, promised)
         except ValidationRefused as refused:
             if not settle or not all(isinstance(problem, NotThere) for problem in refused.problems):
                 raise
-            if late:
+            if time.monotonic() >= start + settle:
                 raise ValidationRefused([*refused.problems, _waited(settle)]) from refused
         else:
-            found = [(list(entry.looked.sizes), list(entry.looked.source_times)) for entry in _sources(plans) if entry.looked]
-            if found == before or not _is_young(found, settle):
+            quiet = max(settle, _QUIET) if _is_rendered_by_others(plans) else settle
+            found = [(list(looked.sizes), list(looked.source_times)) for _, looked in _looked(plans)]
+            if found == before or not _is_young(found, quiet):
                 return plans
-            if late:
-                raise ValidationRefused([Problem(_growing(plans, before), "still changes"), _waited(settle)])
+            if time.monotonic() >= start + quiet:
+                raise ValidationRefused([Problem(_growing(plans, before), "still changes"), _waited(quiet)])
             before = found
-        time.sleep(min(_LOOK_AGAIN, settle))
+        time.sleep(_LOOK_AGAIN)
 
 
-def _sources(plans: Iterable[InstancePlan]) -> Iterator[Sources]:
-    return (sources for plan in plans for sources in plan.sources)
+def _is_rendered_by_others(plans: Iterable[InstancePlan]) -> bool:
+    """Whether files in a reserved directory are somebody else's: whether they are being written cannot be asked then."""
+    first = [sources.paths[0] for plan in plans for sources in plan.sources if sources.promised]
+    return _UNPRIVILEGED and any(os.lstat(path).st_uid != os.geteuid() for path in first)
+
+
+def _looked(plans: Iterable[InstancePlan]) -> Iterator[tuple[Sequence[str], Facts]]:
+    """Paths of all sources, and what a look at them found."""
+    for plan in plans:
+        yield from ((sources.paths, sources.looked) for sources in plan.sources if sources.looked is not None)
+        if plan.resources_looked is not None:
+            yield [resource.source for resource in plan.resources], plan.resources_looked
 
 
 def _waited(settle: float) -> Problem:
@@ -116,10 +130,9 @@ def _is_young(found: Iterable[tuple[list[int], list[int]]], settle: float) -> bo
 
 
 def _growing(plans: Iterable[InstancePlan], before: Sequence[tuple[list[int], list[int]]] | None) -> str:
-    for (sizes, times), sources in zip(before or (), _sources(plans)):
-        for n, path in enumerate(sources.paths):
-            facts = sources.looked
-            if facts is not None and (n >= len(sizes) or (sizes[n], times[n]) != (facts.sizes[n], facts.source_times[n])):
+    for (sizes, times), (paths, facts) in zip(before or (), _looked(plans)):
+        for n, path in enumerate(paths):
+            if n >= len(sizes) or (sizes[n], times[n]) != (facts.sizes[n], facts.source_times[n]):
                 return path
     return "the sources"
 
@@ -207,7 +220,7 @@ def trash_folder(root: Root, plan: InstancePlan) -> str:
 def _check_moves(root: Root, plans: Iterable[InstancePlan], problems: list[Problem]) -> None:
     """A symbolic link to a source that the same request moves away would lead to nothing."""
     paths: dict[str, list[str]] = {"move": [], "symlink": []}
-    for sources in _sources(plans):
+    for sources in (entry for plan in plans for entry in plan.sources):
         paths.get(_way(root, sources), []).extend(sources.paths)
     if all(paths.values()):
         moved = set(map(os.path.realpath, paths["move"]))
@@ -283,8 +296,8 @@ def _survey(root: Root, plans: Sequence[InstancePlan], problems: list[Problem]) 
             attrs.evolve(entry, looked=_look(root, _way(root, entry), entry.paths, need, problems)) for entry in plan.sources
         )
         problems += _bound_elsewhere(root, plan, where)
-        _look(root, "copy", [resource.source for resource in plan.resources], need, problems)
-        looked.append(attrs.evolve(plan, sources=sources))
+        beside = _look(root, "copy", [resource.source for resource in plan.resources], need, problems)
+        looked.append(attrs.evolve(plan, sources=sources, resources_looked=beside if plan.resources else None))
     return looked, list(needs.values())
 
 
@@ -309,7 +322,7 @@ def _look(root: Root, way: str, paths: Sequence[str], need: _Need, problems: lis
     facts = Facts()
     for start in range(0, len(paths), _GLANCE):
         some = paths[start : start + _GLANCE]
-        some, found = _statuses(some, problems)
+        some, found = _statuses(some, problems, os.lstat if way == "adopt" else os.stat)
         need.files += len(some) if way not in ("hardlink", "adopt") else 0
         need.size += sum(status.st_size for status in found if way == "copy" or status.st_dev != need.device)
         read_only_links = way == "hardlink" and not root.settings.link_writable
@@ -325,15 +338,17 @@ def _look(root: Root, way: str, paths: Sequence[str], need: _Need, problems: lis
     return facts
 
 
-def _statuses(paths: Sequence[str], problems: list[Problem]) -> tuple[Sequence[str], list[os.stat_result]]:
+def _statuses(
+    paths: Sequence[str], problems: list[Problem], look: Callable[[str], os.stat_result]
+) -> tuple[Sequence[str], list[os.stat_result]]:
     """Those of the paths that are there, and their status; the others are problems."""
     try:
-        return paths, [os.stat(path) for path in paths]
+        return paths, [look(path) for path in paths]
     except OSError:
         there, found = [], []
     for path in paths:
         try:
-            found.append(os.stat(path))
+            found.append(look(path))
             there.append(path)
         except OSError as error:
             problems.append(NotThere(path, file_problem(path, error)))
@@ -345,7 +360,8 @@ def _is_doubtful(way: str, found: Sequence[os.stat_result], need: _Need) -> bool
     plain = all(stat.S_ISREG(status.st_mode) and status.st_size for status in found)
     near = all(status.st_dev == need.device for status in found)
     few_links = way != "hardlink" or all(status.st_nlink < _MANY_LINKS for status in found)
-    return not (plain and near and few_links) or _UNPRIVILEGED or way in ("symlink", "move")
+    single = way != "adopt" or all(status.st_nlink == 1 for status in found)
+    return not (plain and near and few_links and single) or _UNPRIVILEGED or way in ("symlink", "move")
 
 
 @attrs.frozen(kw_only=True)
@@ -375,6 +391,8 @@ class _Rule:
             self.need.links[status.st_ino] += 1
             if self.need.links[status.st_ino] + status.st_nlink > self.need.most_links:
                 return f"has {status.st_nlink} links, and its file system takes {self.need.most_links} at most"
+        if self.way == "adopt" and status.st_nlink > 1:
+            return "has another name elsewhere (it is a hard link), so it could be changed there once it is published"
         if self.way == "move" and _published(self.root, path):
             return "is published, or belongs to the engine: it cannot be moved away, only copied or linked"
         if self.way == "symlink" and not self.root.settings.symlink_outside and not _inside(self.root, path):

@@ -149,6 +149,9 @@ def resolve(
     try:
         found = _resolve(representation, _places(base, roots, promised), policy or NamePolicy())
         inside = [path.startswith(promised + "/") for path in found.paths] if promised else [False]
+        for path in found.paths if inside[0] else ():
+            if "/" in path[len(promised) + 1 :]:
+                raise _Refused(path, "must lie directly in the staging directory that was reserved")
         if any(inside) and not all(inside):
             raise _Refused(found.paths[inside.index(False)], f"is not in the staging directory {promised}, as other files are")
         return attrs.evolve(found, promised=inside[0]), []
@@ -301,6 +304,16 @@ def extension(path: str) -> str:
 
 
 # --- patterns ---------------------------------------------------------------------------------------------------------
+
+
+def is_tiles(path: str) -> bool:
+    """Whether the last component is a pattern of UDIM tiles."""
+    return bool(_UDIM.search(path.rpartition("/")[2]))
+
+
+def is_sequence(files: Sequence[str]) -> bool:
+    """Whether several plain paths are the frames of one sequence."""
+    return len(files) > 1 and len(set(files)) == len(files) and _sequence(files, None) is not None
 
 
 def is_pattern(path: str) -> bool:

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -182,7 +183,13 @@ def to_document(request: PublishRequest) -> Document:
 def repeatable(request: PublishRequest) -> Document | None:
     """The request as the transaction keeps it, so that it can be resumed; None for one that lists very many files."""
     listed = sum(len(entry.files) for instance in request.instances for entry in instance.representations)
-    return to_document(request) if listed <= _MOST_KEPT else None
+    if listed > _MOST_KEPT:
+        return None
+    document = to_document(request)
+    for instance in document["instances"]:
+        if instance["staging_dir"] and not instance["staging_dir"].startswith(("/", "{")):
+            instance["staging_dir"] = os.path.abspath(instance["staging_dir"])  # it may be resumed elsewhere
+    return document
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import attrs
@@ -17,13 +18,24 @@ import attrs
 from integrator import ledger, recovery, storage
 from integrator.database import CLAIMS, TRANSACTIONS
 from integrator.documents import find_parents
-from integrator.errors import Conflict, DifferentContent, Failed, Problem, StorageFailed, Unsettled, UsageError, ValidationRefused
+from integrator.errors import (
+    Conflict,
+    DifferentContent,
+    Failed,
+    Problem,
+    StorageFailed,
+    Unsettled,
+    UsageError,
+    ValidationRefused,
+    VersionTaken,
+)
+from integrator.layout import collision_key
 from integrator.model import Document, Place, State, new_id
 from integrator.preflight import InstancePlan, plan_instance
 from integrator.recovery import Settled
-from integrator.representations import extension, is_pattern
+from integrator.representations import extension, is_pattern, is_sequence, is_tiles
 from integrator.request import PublishRequest, RepresentationRequest, parse_request
-from integrator.retry import find
+from integrator.retry import find, former_runs
 from integrator.root import Root
 from integrator.versions import planner
 
@@ -73,20 +85,44 @@ def reserve(request: PublishRequest | dict[str, Any] | str | bytes, root: Root, 
     root = root.of_project(request.project)
     if request.publish_id is None:
         raise UsageError("a reservation is for a publish id: give it one with --publish-id ID")
+    if seconds <= 0:
+        raise UsageError("a reservation must last for some time", next="integrator reserve --help")
     while True:
         found = find(root, request.publish_id)
         if found is None:
-            with contextlib.suppress(Conflict):  # somebody else got the number or the id first: look again
+            try:
                 return _reserve(request, root, seconds)
+            except Conflict as error:  # somebody else got the number or the id first: look again
+                if error.collection == CLAIMS and any(instance.version is not None for instance in request.instances):
+                    _settle_claim(root, error.key)
             continue
-        if found["state"] != State.RESERVED.value or found["reservation"] != request.destination():
+        if found["state"] == State.RESERVED.value and found["reservation"] == request.destination():
+            with contextlib.suppress(Conflict):  # adopted or given back just now: look again
+                if root.engine.database.now() + seconds > found["expires"]:
+                    found = ledger.prolong(root.engine.database, found, seconds)
+                _make_directories(root, found)  # whoever reserved it may have been killed before they were made
+                _confirm(root, found)
+                return answer(root, found, _plans(root, request))
+            continue
+        given_back = found["state"] == State.ROLLING_BACK.value
+        if not given_back or recovery.settle(root.engine, found["_id"], same_publish=True).outcome != "rolled_back":
             raise DifferentContent(
                 f"the publish id {request.publish_id} is in use or was published ({found['_id']}). Nothing was touched",
-                next=f"integrator show {found['_id']}, or use another publish id",
+                next=f"integrator show {found['_id']}",
             )
-        _make_directories(root, found)  # whoever reserved it may have been killed before they were made
-        _confirm(root, found)
-        return answer(root, found, _plans(root, request))
+
+
+def _settle_claim(root: Root, key: str) -> None:
+    """Settle whoever has the number that a request pins. Raises `VersionTaken` if that cannot be done now."""
+    claim = root.engine.database.read(CLAIMS, key)
+    if claim is None:
+        return
+    settled = recovery.settle(root.engine, claim["transaction"])
+    if claim.get("burnt") or settled.outcome not in ("rolled_back", "finished"):
+        raise VersionTaken(
+            f"v{claim['number']:03d} of {claim['lease']} is taken by transaction {claim['transaction']}. Nothing was touched",
+            next=f"integrator show {claim['transaction']}",
+        )
 
 
 def _plans(root: Root, request: PublishRequest) -> list[InstancePlan]:
@@ -107,7 +143,7 @@ def _reserve(request: PublishRequest, root: Root, seconds: float) -> Reservation
     plan, transaction, engine = planner(root, plans), new_id(), root.engine
     facts = {
         "root_id": engine.root_id, "purpose": "publish", "publish_id": request.publish_id, "project": request.project,
-        "reservation": request.destination(),
+        "reservation": request.destination(), "attempts": former_runs(root, str(request.publish_id)).attempts,
     }  # fmt: skip
     document = ledger.reserve(engine.database, transaction, plan(transaction), engine.owner, seconds, facts)
     try:
@@ -161,13 +197,13 @@ def answer(root: Root, document: Document, plans: Sequence[InstancePlan]) -> Res
     for plan, directory in zip(plans, ledger.directories(document)):
         number = document["claims"][directory.claim][1]
         path, staging = (root.absolute(Place(root=directory.root, path=part)) for part in (directory.final, directory.staging))
-        named = [(entry.name, _name(root, plan, entry, number)) for entry in plan.request.representations]
+        named = _names(root, plan, number)
         versions.append(
             ReservedVersion(
                 project=plan.publish.project, asset=plan.request.asset, subset=plan.request.subset, family=plan.request.family,
                 version=number, path=path, staging=staging,
                 representations=tuple(
-                    {"name": name, "files": [f"{path}/{file}"], "staged": [f"{staging}/{file}"]} for name, file in named
+                    {"name": name, "files": _below(path, files), "staged": _below(staging, files)} for name, files in named
                 ),
             )
         )  # fmt: skip
@@ -176,16 +212,32 @@ def answer(root: Root, document: Document, plans: Sequence[InstancePlan]) -> Res
     )
 
 
-def _name(root: Root, plan: InstancePlan, representation: RepresentationRequest, number: int) -> str:
-    """Name of the files of a representation; a sequence as a printf pattern."""
-    source = representation.files[0]
-    values = {**plan.values(root, number), "representation": representation.name, "ext": extension(source)}
-    if representation.output:
-        values["output"] = representation.output
-    if not is_pattern(source):
-        return root.layout.file_name(values)
-    [name] = root.layout.file_names(values, [_FRAME], None)
-    return name.replace(str(_FRAME), f"%0{root.layout.links.get('frame_padding', 4)}d")
+def _below(folder: str, names: Iterable[str]) -> list[str]:
+    return [f"{folder}/{name}" for name in names]
+
+
+def _names(root: Root, plan: InstancePlan, number: int) -> list[tuple[str, list[str]]]:
+    """Names of the files of each representation; sequences and tiles as one pattern. As `versions.name_files` has them."""
+    representations = plan.request.representations
+    named = [(entry.name, _name(root, plan, entry, number, entry.output)) for entry in representations]
+    keys = Counter(collision_key(files[0]) for _, files in named)
+    for n, entry in enumerate(representations):
+        if keys[collision_key(named[n][1][0])] > 1 and not entry.output:
+            named[n] = (entry.name, _name(root, plan, entry, number, entry.name))
+    return named
+
+
+def _name(root: Root, plan: InstancePlan, representation: RepresentationRequest, number: int, output: str) -> list[str]:
+    first = representation.files[0]
+    values = {**plan.values(root, number), "representation": representation.name, "ext": extension(first)}
+    if output:
+        values["output"] = output
+    if is_tiles(first):
+        return [name.replace(str(_FRAME), "<UDIM>") for name in root.layout.file_names(values, None, [_FRAME])]
+    if is_pattern(first) or is_sequence(representation.files):
+        pattern = f"%0{root.layout.links.get('frame_padding', 4)}d"
+        return [name.replace(str(_FRAME), pattern) for name in root.layout.file_names(values, [_FRAME], None)]
+    return [root.layout.file_name({**values, "ext": extension(path)}) for path in representation.files]
 
 
 def release(publish_id: str, root: Root) -> Settled:
@@ -194,6 +246,8 @@ def release(publish_id: str, root: Root) -> Settled:
     Raises `UsageError` if nothing is reserved under this id.
     """
     found = find(root, publish_id)
+    if found is not None and found["state"] == State.ROLLING_BACK.value and not found.get("fingerprint"):
+        return recovery.settle(root.engine, found["_id"], same_publish=True)  # somebody began to give it back
     if found is None or found["state"] != State.RESERVED.value:
         state = f"it is {found['state']}" if found else "nobody knows it"
         raise UsageError(f"nothing is reserved for the publish id {publish_id}: {state}", next="integrator status")

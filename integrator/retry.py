@@ -72,9 +72,10 @@ def look(root: Root, publish_id: str, request: PublishRequest, *, wait: float) -
 
 
 def _check_content(document: Document, publish_id: str, request: PublishRequest) -> None:
-    reserved = document["state"] == State.RESERVED.value
-    same = document["reservation"] == request.destination() if reserved else document.get("fingerprint") == request.fingerprint()
-    if same:
+    reserved = not document.get("fingerprint") and bool(document.get("reservation"))  # or is just being given back
+    if reserved and document["reservation"] == request.destination():
+        return
+    if not reserved and document.get("fingerprint") == request.fingerprint():
         return
     done = "reserved" if reserved else "used"
     raise DifferentContent(
@@ -92,10 +93,15 @@ def former_runs(root: Root, publish_id: str) -> Earlier:
     if former.get("burnt") and former.get("expires"):
         raise VersionTaken(
             f"the version that was reserved for {publish_id} is burnt: its publish failed after it could be seen, and was taken "
-            "over while that was undone. Nothing was touched",
+            f"over while that was undone. Nothing was touched{_where_kept(root, former)}",
             next="publish the next version, under another publish id",
         )
     return Earlier(attempts=ledger.attempts(former), formers=formers)
+
+
+def _where_kept(root: Root, former: Document) -> str:
+    paths = [root.absolute(Place(root=entry["root"], path=entry["path"])) for entry in former.get("kept") or ()]
+    return f"; what was rendered is in {', '.join(paths)} until it is swept" if paths else ""
 
 
 def check_budget(attempts: list[Document], budget: Budget, host: str) -> None:

@@ -82,9 +82,7 @@ class Transaction(Work):
         Raises `Busy`, `Conflict` if somebody else adopted or released it, `Failed`.
         """
         try:
-            document = _when_free(
-                engine, wait, lambda: ledger.adopt(engine.database, reservation, engine.owner, engine.settings.lease, facts)
-            )
+            document = _when_free(engine, wait, lambda: _adopt(engine, reservation, facts))
         except (*_INTERRUPTIONS, Unanswered) as error:  # perhaps the commit was made all the same
             cls._take_back_adoption(engine, reservation, error)
             if not isinstance(error, Unanswered):
@@ -327,6 +325,8 @@ class Transaction(Work):
         self._over = True
         if isinstance(cause, IntegratorError):
             cause.transaction = cause.transaction or self.id
+            if self.document.get("successor") and not cause.next:
+                cause.next = "integrator status"  # the reservation goes on, and its staging directory has another name
         try:
             reason = f"{type(cause).__name__}: {cause}" if cause is not None else ""
             interrupted = isinstance(cause, _INTERRUPTIONS)
@@ -414,6 +414,16 @@ def _when_free(engine: Engine, wait: float, attempt: Callable[[], Any]) -> Any:
             if error.collection == TRANSACTIONS:
                 raise  # the publish id is in use, or the transaction was taken over
             # Somebody else got the lease or the number first: look again.
+
+
+def _adopt(engine: Engine, reservation: Document, facts: Mapping[str, Any]) -> Document:
+    try:
+        return ledger.adopt(engine.database, reservation, engine.owner, engine.settings.lease, facts)
+    except Conflict as error:
+        if error.collection != CLAIMS:
+            raise
+        lost = f"the number that was reserved is not claimed any more ({error}). Nothing was touched"
+        raise Failed(lost, next=f"integrator show {reservation['_id']}") from error
 
 
 def _refused(error: Conflict) -> Failed:

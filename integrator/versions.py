@@ -338,6 +338,10 @@ def claimed_numbers(document: Document) -> list[int]:
 
 
 def check_names(root: Root, plans: Sequence[InstancePlan], reservation: Document) -> None:
-    """Refuse names before the reservation is adopted: its numbers are known. Raises `ValidationRefused`."""
+    """Refuse names and final paths before the reservation is adopted: its numbers are known. Raises `ValidationRefused`."""
+    places = [Place(root=directory.root, path=directory.final) for directory in ledger.directories(reservation)]
+    taken = [root.absolute(place) for place in places if os.path.lexists(root.absolute(place))]
+    if taken:
+        raise ValidationRefused(Problem(path, "was reserved, and something is there now: move it away") for path in taken)
     for plan, number in zip(plans, claimed_numbers(reservation)):
         name_files(root, plan, number)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -197,7 +198,7 @@ def nobody_writes(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_scene_that_is_not_read(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(staging.StagingDirectory, "_marks", lambda self: (b"never found",))
+    patch.setattr(transfer, "_STAGING", re.compile(b"never found"))
 
 
 def rendered_frames_that_are_not_looked_at_again(patch: pytest.MonkeyPatch) -> None:
