@@ -92,9 +92,10 @@ def undo(engine: Engine, document: Document, evidence: Evidence, *, same_publish
 
 def _keep(engine: Engine, document: Document, same_publish: bool) -> Keep:
     # Only these have files that somebody else produced; a publish of a request can make all of its files again.
+    if document.get("successor"):
+        return Keep.EVERYTHING if same_publish else Keep.PRODUCED
     if document.get("expires") or document.get("purpose") == "assembly":
-        wanted = document.get("successor") or engine.settings.keep_failed > 0
-        return Keep.PRODUCED if wanted else Keep.NOTHING
+        return Keep.PRODUCED if engine.settings.keep_failed > 0 else Keep.NOTHING
     return Keep.EVERYTHING if same_publish else Keep.NOTHING
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,7 @@ from test_late_wakers import LONG, Overtaking, hours_later
 
 import integrator
 from integrator import ledger
+from integrator.check import check
 from integrator.errors import (
     DifferentContent,
     Failed,
@@ -30,9 +33,10 @@ from integrator.errors import (
 )
 from integrator.recovery import recover
 from integrator.reservation import Reservation, release, reserve
+from integrator.retry import Budget
 from integrator.root import Root
 from integrator.sweep import sweep
-from integrator.testing import Fate, Killed
+from integrator.testing import CrashingStorage, Fate, Killed
 
 FRAMES = 5
 DAY = 86400.0
@@ -299,6 +303,202 @@ def test_a_scene_that_names_the_staging_directory_is_refused(studio: Studio) -> 
     scene.write_text(f'//Maya ASCII\nsetAttr "{again.path}/tex.exr";\n')
     with studio.open() as root:
         assert integrator.publish(wanted, root).versions[0].version == 2
+
+
+def failing_at_the_reveal(run: Studio, killed: int = 0) -> Fate:
+    """A publish of the reservation whose reveal fails, and that is killed at a later call."""
+
+    def strike(number: int, call: str) -> None:
+        if call.startswith("rename") and call.endswith("'v002')"):
+            raise OSError(5, "Input/output error")
+
+    fate = Fate(hook=strike, kill_at=killed) if killed else Fate(hook=strike)
+    with run.open(fate, owner=run.dead) as root, contextlib.suppress(Killed, IntegratorError):
+        integrator.publish(request(run), root)
+    return fate
+
+
+def test_a_sweep_at_any_moment_of_a_rollback_removes_no_frame(studio: Studio) -> None:
+    """The frames wait under a name whose document is yet to come."""
+    subject = ready(studio)
+    calls = failing_at_the_reveal(subject.fresh("calls")).calls
+    first = next(number for number, call in enumerate(calls, 1) if call.endswith("'v002')"))
+    for number in range(first + 1, len(calls) + 1):
+        run = subject.fresh("swept")
+        failing_at_the_reveal(run, number)
+        with run.open() as root:
+            assert [finding for finding in check(root) if finding.kind == "staging" and ".tmp." in finding.path] == []
+            sweep(root, older_than=0)
+        run.recover()
+        publish_or_burnt(run)
+        run.remove()
+
+
+def test_what_a_renderer_wrote_under_names_of_others_is_not_lost(studio: Studio) -> None:
+    """A folder and a file that have the names of what the engine brings in."""
+    [version] = reserved(studio).versions
+    render(version.staging)
+    wanted = request(studio)
+    wanted["instances"][0]["resources"] = [{"files": [f"{studio.sources}/cam.abc"], "folder": "resources"}]
+    Path(version.staging, "resources").mkdir()
+    Path(version.staging, "resources/stats.json").write_text("{}")
+    Path(version.staging, "demo_sh010_renderBeauty_v002.abc").write_bytes(b"the renderer's own")
+    failing_at_the_reveal(studio)
+    [document] = promised(studio)
+    again = Path(studio.path, document["directories"][0]["staging"])
+    assert (again / "resources/stats.json").read_text() == "{}"
+    with studio.open() as root:
+        integrator.publish(wanted, root)
+    rendered = {path.name: path.read_bytes() for path in Path(studio.path).glob("demo/.integrator/trash/**/*") if path.is_file()}
+    assert rendered == {"stats.json": b"{}", "demo_sh010_renderBeauty_v002.abc": b"the renderer's own"}
+
+
+def test_a_renderer_that_makes_its_folder_anew_hides_no_frame(studio: Studio) -> None:
+    """Killed between two frames; the renderer's next task makes the promised folder, empty."""
+    subject = ready(studio)
+    calls = calls_of(subject, adopt)
+    number = next(number for number, call in enumerate(calls, 1) if "1004.exr" in call)
+    run = killed_adoption(subject, number)
+    staging = promised(subject)[0]["directories"][0]["staging"]
+    os.makedirs(f"{run.path}/{staging}")
+    with run.open() as root:
+        integrator.publish(request(run), root)
+    assert_published(run)
+
+
+@pytest.mark.parametrize("moment", ["rmdir", "rename"])
+def test_an_adopter_that_wakes_within_a_recovery_strands_no_frame(studio: Studio, moment: str) -> None:
+    """It goes on taking frames, through its own descriptors, while they are being moved back."""
+    run = ready(studio)
+    asleep, wake, done = threading.Event(), threading.Event(), threading.Event()
+
+    def sleep(number: int, call: str) -> None:
+        if wake.is_set():
+            done.set()
+        elif call.startswith("rename('demo_sh010_renderBeauty_v002.1003.exr'"):
+            asleep.set()
+            wake.wait(30)
+
+    def adopter() -> None:
+        root = run.open(Fate(hook=sleep))
+        with contextlib.suppress(IntegratorError):
+            adopt(run, root)
+        root.close()
+        done.set()
+
+    def waking(number: int, call: str) -> None:
+        if re.match(rf"{moment}\('?(\w+\.r?0\.3|demo_sh010_renderBeauty_v002.1001)", call):
+            wake.set()
+            done.wait(30)
+
+    thread = threading.Thread(target=adopter)
+    thread.start()
+    assert asleep.wait(30)
+    with hours_later(run) as root:
+        root.engine.storage = CrashingStorage(Fate(hook=waking))
+        recover(root.engine)
+    wake.set()
+    thread.join()
+    run.recover()
+    assert assert_promised_or_published(run) == "promised"
+    with run.open() as root:
+        integrator.publish(request(run), root)
+    assert_published(run)
+
+
+def test_a_hard_link_in_the_reserved_directory_is_refused(studio: Studio) -> None:
+    [version] = reserved(studio).versions
+    render(version.staging)
+    own = Path(studio.folder, "artist.exr")
+    own.write_bytes(b"the artist's own")
+    own.chmod(0o400)
+    path = Path(version.staging, "demo_sh010_renderBeauty_v002.1002.exr")
+    path.unlink()
+    os.link(own, path)
+    with studio.open() as root, pytest.raises(ValidationRefused, match="hard link"):
+        integrator.publish(request(studio), root)
+    assert own.stat().st_mode & 0o777 == 0o400
+
+
+def test_what_stands_at_the_promised_path_is_found_before_anything_is_written(studio: Studio) -> None:
+    [version] = reserved(studio).versions
+    render(version.staging)
+    os.mkdir(version.path)
+    with studio.open() as root, pytest.raises(ValidationRefused, match="something is there now"):
+        integrator.publish(request(studio), root)
+    os.rmdir(version.path)
+    with studio.open() as root:
+        integrator.publish(request(studio), root)
+    assert_published(studio)
+
+
+def test_copies_of_a_killed_publish_of_a_reservation_are_taken_over(studio: Studio) -> None:
+    wanted = request(studio)
+    wanted["instances"][0]["representations"][0]["files"] = [f"{studio.sources}/beauty.%04d.exr"]
+    with studio.open() as root:
+        reserve(wanted, root, seconds=DAY)
+    fate = Fate()
+    with studio.fresh("count").open(fate) as root:
+        integrator.publish(wanted, root)
+    prepare = next(number for number, call in enumerate(fate.calls, 1) if call.startswith("rename") and call.endswith("'v002')"))
+    with studio.open(Fate(kill_at=prepare), owner=studio.dead) as root, contextlib.suppress(Killed):
+        integrator.publish(wanted, root)
+    again = Fate()
+    with studio.open(again) as root:
+        assert integrator.publish(wanted, root).versions[0].version == 2
+    assert [call for call in again.calls if call.startswith("create") and ".exr" in call] == []
+    assert studio.leftovers() == []
+
+
+def test_a_pinned_number_that_a_killed_publish_has_is_reserved_once_that_is_settled(studio: Studio) -> None:
+    wanted = request(studio)
+    wanted["instances"][0]["version"] = 7
+    pinned = studio.request("killed")
+    pinned["instances"] = [{**pinned["instances"][0], "version": 7}]
+    with studio.open(Fate(kill_at=12), owner=studio.dead) as root, contextlib.suppress(Killed):
+        integrator.publish(pinned, root)
+    with studio.open() as root:
+        assert reserve(wanted, root, seconds=DAY).versions[0].version == 7
+
+
+def test_a_release_that_was_killed_is_carried_on_by_whoever_comes_next(studio: Studio) -> None:
+    subject = ready(studio)
+    for number in range(2, len(calls_of(subject, give_back))):
+        run = subject.fresh("released")
+        with run.open(Fate(kill_at=number), owner=run.dead) as root, contextlib.suppress(Killed):
+            release("farm-1", root)
+        with run.open() as root:
+            assert reserve(request(run), root, seconds=DAY).versions[0].version == 2
+        run.remove()
+
+
+def test_a_reservation_that_was_given_back_is_no_failed_attempt(studio: Studio) -> None:
+    reserved(studio)
+    wanted = request(studio)
+    wanted["instances"][0]["representations"] = wanted["instances"][0]["representations"][1:]
+    with studio.open() as root:
+        release("farm-1", root)
+        assert integrator.publish(wanted, root, budget=Budget(attempts=1)).outcome == "published"
+
+
+def test_names_are_promised_as_the_publish_will_have_them(studio: Studio) -> None:
+    """Two representations with one extension, tiles, listed frames, several plain files."""
+    wanted = request(studio)
+    wanted["instances"][0]["representations"] = [
+        {"name": "exr", "files": ["{staging}/a.%04d.exr"]},
+        {"name": "proxy", "files": ["{staging}/b.%04d.exr"]},
+        {"name": "tex", "files": ["{staging}/c.<UDIM>.tx"]},
+        {"name": "listed", "files": ["/x/d.1001.png", "/x/d.1002.png"]},
+        {"name": "obj", "files": ["/x/e.obj", "/x/e.mtl"]},
+    ]
+    with studio.open() as root:
+        [version] = reserve(wanted, root, seconds=DAY).versions
+    names = {entry["name"]: [os.path.basename(path) for path in entry["staged"]] for entry in version.representations}
+    start = "demo_sh010_renderBeauty_v002"
+    assert names == {
+        "exr": [f"{start}_exr.%04d.exr"], "proxy": [f"{start}_proxy.%04d.exr"], "tex": [f"{start}_<UDIM>.tx"],
+        "listed": [f"{start}.%04d.png"], "obj": [f"{start}.obj", f"{start}.mtl"],
+    }  # fmt: skip
 
 
 # --- giving back, and expiry ------------------------------------------------------------------------------------------
