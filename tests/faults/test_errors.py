@@ -43,7 +43,8 @@ HARMLESS = {
     " the log by the last connection: what was committed stays in the log",
     r"(open64|fchown|fchmod|ftruncate64|pwrite64|fallocate|posix_fallocate) /publish\.sqlite3-shm": "SQLite goes on with an"
     " index of its log in memory, or makes it again",
-    r"fchown /publish\.sqlite3-wal": "the owner of the log is only a wish where the process is root",
+    r"(fchown|fchmod) /publish\.sqlite3-wal": "owner and mode of the log are only a wish of SQLite; where they are not those of"
+    " the database, another user of the root gets an error until the log is made anew, and nothing is lost",
     r"mkdirat /show/(?!.*\.tmp\.ID$).*": "a folder that is there after all is used; the staging directory itself never is",
     r"fdatasync ": "SQLite syncs the folder of its log and does not look at the answer; see `test_known_faults`",
     r"(renameat2|unlinkat) /own/.*": "the source of a move: it is left where it is, and the answer says so",
