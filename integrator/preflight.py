@@ -182,7 +182,7 @@ def _plan(
         problems += wrong
         if sources is not None:
             found.append(sources)
-    resources = list(_resources(instance, root, problems))
+    resources = list(_resources(instance, root, promised, problems))
     parents = find_parents(root.engine.database, request, instance, create=root.settings.create_assets)
     if isinstance(parents, Problem):
         problems.append(parents)
@@ -231,14 +231,16 @@ def _check_moves(root: Root, plans: Iterable[InstancePlan], problems: list[Probl
         ]
 
 
-def _resources(instance: InstanceRequest, root: Root, problems: list[Problem]) -> Iterator[Resource]:
+def _resources(instance: InstanceRequest, root: Root, promised: str, problems: list[Problem]) -> Iterator[Resource]:
     """The files of an instance's resources; folders are taken with all they hold, links in them followed to files only."""
     for resource in instance.resources:
         for path in resource.files:
             for name, place in root.engine.roots.items():
                 path = path.replace(f"{{root[{name}]}}", place) if path.startswith("{root[") else path
             full = path if os.path.isabs(path) or not instance.staging_dir else os.path.join(instance.staging_dir, path)
-            if not os.path.isabs(full):
+            if path.startswith("{staging}") or (promised and full.startswith(promised + "/")):
+                problems.append(Problem(path, "cannot be a resource: only representations stay where they were rendered"))
+            elif not os.path.isabs(full):
                 problems.append(Problem(path, "is relative, and the publish instance has no staging_dir"))
             elif os.path.isdir(full):
                 yield from _tree(full.rstrip("/"), resource.folder, root, problems)

@@ -420,6 +420,18 @@ def test_a_hard_link_in_the_reserved_directory_is_refused(studio: Studio) -> Non
     assert own.stat().st_mode & 0o777 == 0o400
 
 
+@pytest.mark.parametrize("form", ["{staging}/log.txt", "absolute"])
+def test_resources_do_not_come_from_the_reserved_directory(studio: Studio, form: str) -> None:
+    [version] = reserved(studio).versions
+    render(version.staging)
+    Path(version.staging, "log.txt").write_text("took an hour")
+    wanted = request(studio)
+    wanted["instances"][0]["resources"] = [{"files": [form if "{" in form else f"{version.staging}/log.txt"]}]
+    with studio.open() as root, pytest.raises(ValidationRefused, match="cannot be a resource"):
+        integrator.publish(wanted, root)
+    assert_promised_or_published(studio)
+
+
 def test_what_stands_at_the_promised_path_is_found_before_anything_is_written(studio: Studio) -> None:
     [version] = reserved(studio).versions
     render(version.staging)
