@@ -159,9 +159,10 @@ class Harvest:
             found = os.fstat(file)
             if (found.st_size, found.st_ino, found.st_nlink) != (copied.size, copied.inode, 1):
                 return None
-            if transfer.checksum_of(file) != copied.checksum or not rename_away(self._engine, base, inner, name, at):
+            if transfer.checksum_of(file) != copied.checksum or not self._completed(file, found, policy, status.st_mtime_ns):
                 return None
-            self._set_mode(file, found, policy, status.st_mtime_ns)
+            if not rename_away(self._engine, base, inner, name, at):
+                return None
         facts = Facts()
         facts.add(copied.size, copied.inode, status, copied.checksum)
         return facts
@@ -178,20 +179,26 @@ class Harvest:
                 if not plain or found.st_size != before.st_size:
                     return None
                 checksum = transfer.checksum_of(original)
-                if transfer.checksum_of(file) != checksum or not rename_away(self._engine, base, inner, name, at):
+                if transfer.checksum_of(file) != checksum or not self._completed(file, found, policy, before.st_mtime_ns):
+                    return None
+                if not rename_away(self._engine, base, inner, name, at):
                     return None
             finally:
                 os.close(original)
-            self._set_mode(file, found, policy, before.st_mtime_ns)
         facts = Facts()
         facts.add(found.st_size, found.st_ino, before, checksum)
         return facts
 
-    def _set_mode(self, file: int, found: os.stat_result, policy: Policy, time: int) -> None:
-        if stat.S_IMODE(found.st_mode) != policy.mode:
-            self._engine.storage.set_mode(file, policy.mode)
-        if policy.keep_times and found.st_mtime_ns != time:
-            self._engine.storage.set_times(file, time)
+    def _completed(self, file: int, found: os.stat_result, policy: Policy, time: int) -> bool:
+        """Give a file its mode and time where it has not got them yet; False where another user would have to."""
+        try:
+            if stat.S_IMODE(found.st_mode) != policy.mode:
+                self._engine.storage.set_mode(file, policy.mode)
+            if policy.keep_times and found.st_mtime_ns != time:
+                self._engine.storage.set_times(file, time)
+        except OSError:
+            return False
+        return True
 
     @staticmethod
     @contextlib.contextmanager

@@ -332,7 +332,7 @@ class StagingDirectory:
         executor = self._engine.executor
         threads = isinstance(executor, ThreadPoolExecutor)
         # Calls as short as linking gain nothing from a second thread: handing the interpreter over costs as much.
-        if executor is None or len(chunks) == 1 or (threads and chunks[0].known is not None):
+        if executor is None or len(chunks) < 2 or (threads and chunks[0].known is not None):
             for number, chunk in enumerate(chunks):
                 yield number, transfer.stage(self._engine.storage, chunk, self.stop)
             return

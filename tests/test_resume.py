@@ -467,3 +467,21 @@ def test_after_a_kill_at_9000_of_10000_frames_no_more_than_the_rest_is_copied(tm
     print(f"\nkilled after {complete} of {count} frames; the retry copied {copied(fate) * size} bytes")
     assert published(tmp_path) == sources(tmp_path)
     assert leftovers(tmp_path) == []
+
+
+def test_a_publish_that_had_copied_everything_is_resumed_with_threads(show: Path) -> None:
+    """Nothing is left to copy, and the usual threads have nothing to do."""
+    killed_after(show, FRAMES)
+    [attempt] = documents(show)
+    if attempt["state"] == "open":
+        assert main(["resume", attempt["_id"], "--root", str(show / "show")]) == 0
+    killed_at_the_reveal = request(show, publish_id="farm-2")
+    count = Fate()
+    with opened(show, count) as root:
+        integrator.publish(request(show, publish_id="count"), root)
+    reveal = next(number for number, call in enumerate(count.calls, 1) if call.startswith("rename") and "'v00" in call)
+    with opened(show, Fate(kill_at=reveal), owner=dead_owner()) as root, contextlib.suppress(Killed):
+        integrator.publish(killed_at_the_reveal, root)
+    [dead] = [entry for entry in documents(show) if entry["state"] == "open"]
+    assert main(["resume", dead["_id"], "--root", str(show / "show")]) == 0
+    assert published(show, "v003") == sources(show)

@@ -209,3 +209,55 @@ def test_a_state_folder_of_another_group_is_refused(shared: Place) -> None:
     done = FARM.integrator("status", "--root", shared.show)
     assert done.code == 2
     assert f"chown --reference={shared.show} {state}" in done.err
+
+
+#: Renders frames under the umask of whoever runs it: the pattern, the first frame and the last.
+_RENDER = """
+import sys
+for frame in range(int(sys.argv[2]), int(sys.argv[3]) + 1):
+    with open(sys.argv[1] % frame, "wb") as file:
+        file.write(b"frame %d" % frame * 1000)
+"""
+
+
+def test_what_one_reserves_a_second_renders_a_third_publishes_and_a_kill_loses_nothing(shared: Place) -> None:
+    """Umasks 077, 022 and 077; the publish is killed at a sample of its calls, and settled by somebody else."""
+    representation = {"name": "exr", "files": ["{staging}/demo_hero_renderBeauty_v001.%04d.exr"]}
+    instance = {"asset": "hero", "subset": "renderBeauty", "family": "render", "representations": [representation]}
+    request = {"schema": "integrator:publish-request-1.0", "project": "demo", "publish_id": "farm-1", "instances": [instance]}
+    path = Path(shared.path, "request.json")
+    path.write_text(json.dumps(request))
+    path.chmod(0o644)
+    reserved = ARTIST.integrator("reserve", str(path), "--root", shared.show, "--json")
+    assert reserved.code == 0, reserved.err
+    [version] = reserved.json["versions"]
+    assert FARM.call(sys.executable, "-c", _RENDER, version["representations"][0]["staged"][0], "1001", "1006").code == 0
+    for kill_at in (4, 9, 12, 15, 18):
+        assert ADMINISTRATOR.publish(shared.show, request, kill_at=kill_at).code == -9
+        settled = ARTIST.integrator("recover", "--root", shared.show, "--json")
+        assert settled.code == 0, settled.out + settled.err
+    done = FARM.integrator("publish", str(path), "--root", shared.show, "--json")
+    assert done.code == 0, done.err
+    [published] = done.json["versions"]
+    assert published["version"] == 1
+    assert [Path(file).read_bytes() for file in published["representations"][0]["files"]] == [
+        b"frame %d" % frame * 1000 for frame in range(1001, 1007)
+    ]
+    assert ADMINISTRATOR.integrator("check", "--root", shared.show, "--checksums").code == 0
+
+
+@pytest.mark.parametrize("people", [(ARTIST, FARM), (FARM, ARTIST)], ids=["077-022", "022-077"])
+def test_a_publish_that_was_killed_under_one_user_is_resumed_by_another(shared: Place, people: tuple[Person, Person]) -> None:
+    killed, resuming = people
+    calls = json.loads(killed.publish(shared.show, shared.request(killed, "historyOne")).out)
+    third = next(number for number, call in enumerate(calls, 1) if call.startswith("create") and "0003" in call)
+    request = {**shared.request(killed), "publish_id": "farm-1"}
+    assert killed.publish(shared.show, request, kill_at=third + 4).code == -9
+    [attempt] = resuming.integrator("status", "--root", shared.show, "--json").json["unfinished"]
+    done = resuming.integrator("resume", attempt["transaction"], "--root", shared.show, "--json")
+    assert done.code == 0, done.err
+    assert done.json["outcome"] == "published"
+    owners = [os.stat(path).st_uid for path in done.json["versions"][0]["representations"][0]["files"]]
+    assert owners.count(killed.uid) >= 2, "what the first had copied was taken over"
+    assert shared.wrong() == []
+    assert ADMINISTRATOR.integrator("check", "--root", shared.show, "--checksums").code == 0
