@@ -491,6 +491,8 @@ def test_readers_load_nothing_that_only_a_publish_needs(studio: Studio, words: l
     loaded = modules_of(*words, *([] if words[0] == "blame" else ["--root", studio.path]))
     heavy = {"pyblish", "xxhash", "rich", "msgspec", "pymongo", "concurrent.futures", "subprocess", "integrator.publish",
              "integrator.engine", "integrator.renewal", "integrator.transaction", "integrator.documents"}  # fmt: skip
+    if sys.version_info < (3, 11):
+        heavy.remove("subprocess")  # Python's own `platform` loads it, which attrs needs
     assert heavy & loaded == set()
 
 
