@@ -8,17 +8,19 @@
         export_alembic(version.path + "/hero.abc")
         version.adopt("hero.abc")
 
-Leaving the block commits; any exception, `KeyboardInterrupt` and `SystemExit` included, rolls everything back.
+Leaving the block commits; any exception, `KeyboardInterrupt` and `SystemExit` included, rolls everything back. So does a step
+that failed and whose error was caught inside the block, unless the block rolled back to a savepoint from before it.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from integrator.database import PROJECT, Delete, Insert, Replace, Update, field
 from integrator.documents import Stamp, find_parents
@@ -36,6 +38,19 @@ from integrator.root import Root
 from integrator.staging import StagingDirectory
 from integrator.transaction import Savepoint, Transaction
 from integrator.versions import Named, Version, name_sources, planner
+
+_Step = TypeVar("_Step", bound=Callable[..., Any])
+
+
+def _step(function: _Step) -> _Step:
+    """A step of a publish: when it fails, the transaction is not committed, unless a savepoint takes the failure back."""
+
+    @functools.wraps(function)
+    def step(self: Assembly | OpenVersion, *args: Any, **kwargs: Any) -> Any:
+        with self.transaction.dooming():
+            return function(self, *args, **kwargs)
+
+    return cast("_Step", step)
 
 
 class Assembly:
@@ -60,6 +75,7 @@ class Assembly:
 
         Raises `DifferentContent` if the publish id was used: only a request can be compared with what was published then.
         """
+        _refuse_project(root, project)
         root = root.of_project(project)
         request = {"project": project, **facts}
         if publish_id is not None:
@@ -97,7 +113,9 @@ class Assembly:
 
     def commit(self) -> PublishResult:
         """Publish everything that was added. Raises as `Transaction.commit` does."""
-        kept = [version for version in self.versions if version.staging in self.transaction.staging]
+        self.transaction.refuse_doomed()
+        kept = self._kept()
+        _refuse_empty(self.transaction, kept)
         for version in kept:
             self.transaction.change(*version.changes())
         document = self.transaction.commit({"versions": [version.summary() for version in kept]})
@@ -106,11 +124,13 @@ class Assembly:
 
     # --- adding ---------------------------------------------------------------------------------------------------
 
+    @_step
     def new_version(self, *, asset: str, subset: str, family: str, **instance: Any) -> OpenVersion:
         """Claim the next version (or `version=N`) of a subset and make its staging directory.
 
         Other arguments are those of a publish instance in a request: hierarchy, task, data, families, inputs. Raises
         `RequestRefused`, `ValidationRefused`, `Busy`, `VersionTaken`; the transaction is rolled back where it cannot go on.
+        A subset has one version in a transaction. One that a savepoint took back can be made once more, with the next number.
         """
         wanted = {"asset": asset, "subset": subset, "family": family, **instance, "representations": [_ANY]}
         request = parse_request(
@@ -124,45 +144,68 @@ class Assembly:
         plan = plan_instance(request, request.instances[0], parents)
         if problems := destination_problems(self._root, plan):
             raise ValidationRefused(problems)
-        [staging] = self.transaction.extend(planner(self._root, [plan]), wait=self._wait)
+        self._refuse_second(plan)
+        used = frozenset(self.transaction.document["claims"])
+        [staging] = self.transaction.extend(planner(self._root, [plan], used), wait=self._wait)
         claims = self.transaction.document["claims"]
-        version = OpenVersion(self._root, plan, staging, claims[staging.directory.claim][1], self._stamp, self._harvest)
+        number = claims[staging.directory.claim][1]
+        version = OpenVersion(self._root, plan, staging, number, self._stamp, self.transaction, self._harvest)
         self.versions.append(version)
         return version
 
+    def _refuse_second(self, plan: InstancePlan) -> None:
+        for version in self._kept():
+            if collision_key(version.lease) == collision_key(plan.lease):
+                raise UsageError(
+                    f"this transaction has a version (v{version.number:03d}) with the same hierarchy, asset, subset already"
+                    f" ({version.lease}). Nothing was touched: add the files to that one, or publish them in another transaction"
+                )
+
+    def _kept(self) -> list[OpenVersion]:
+        """The versions that no savepoint took back."""
+        return [version for version in self.versions if version.staging in self.transaction.staging]
+
+    @_step
     def insert(self, project: str, document: Mapping[str, Any]) -> Any:
         """Add a document of a project; returns its id."""
+        _refuse_project(self._root, project)
         made = _extended({"_id": object_id(), **document})
         self.transaction.change(Insert(collection=PROJECT + project, document=made))
         return made["_id"]
 
+    @_step
     def update(self, project: str, where: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
         """Set fields (dotted names) of the one document that `where` finds, provided they are still what they are now."""
         found, changed = self._one(project, where), _extended(dict(changes))
         expect = {name: field(found, name) for name in changed}
         self.transaction.change(Update(collection=PROJECT + project, id=found["_id"], expect=expect, set=changed))
 
+    @_step
     def replace(self, project: str, where: Mapping[str, Any], document: Mapping[str, Any]) -> None:
         """Put another document in the place of the one that `where` finds, provided it is still as it is now."""
         found = self._one(project, where)
         made = _extended({**document, "_id": found["_id"]})
         self.transaction.change(Replace(collection=PROJECT + project, id=found["_id"], expect=found, document=made))
 
+    @_step
     def delete(self, project: str, where: Mapping[str, Any]) -> None:
         """Remove the one document that `where` finds, provided it is still as it is now."""
         found = self._one(project, where)
         self.transaction.change(Delete(collection=PROJECT + project, id=found["_id"], expect=found))
 
     def _one(self, project: str, where: Mapping[str, Any]) -> Document:
+        _refuse_project(self._root, project)
         found = self._root.engine.database.find(PROJECT + project, _extended(dict(where)), limit=2)
         if len(found) != 1:
             raise ExpectationFailed(f"{len(found) or 'no'} documents of {project} match {dict(where)!r}; exactly one should")
         return found[0]
 
+    @_step
     def effect(self, name: str, arguments: Mapping[str, Any]) -> Any:
         """Make a registered change in an outside system; see `Transaction.effect`."""
         return self.transaction.effect(name, arguments)
 
+    @_step
     def replace_file(self, path: str, content: bytes) -> None:
         """Give a file inside a root this content, at the verdict; the old content goes to the trash."""
         place = self._place(path)
@@ -182,6 +225,7 @@ class Assembly:
                     raise UsageError(f"{path} is published, or belongs to the engine: it cannot be replaced")
                 if os.path.lexists(path) and (os.path.islink(path) or not os.path.isfile(path)):
                     raise UsageError(f"{path} is no plain file, so it cannot be replaced by one")
+                _refuse_names(self._root, path, _missing(root, inside))
                 return Place(root=name, path=inside)
         raise UsageError(f"{path} is not inside a root, so it cannot be part of a publish")
 
@@ -211,10 +255,20 @@ class OpenVersion(Version):
     """A version that files are added to one by one. Each file, or sequence, is a representation named by its extension."""
 
     def __init__(
-        self, root: Root, plan: InstancePlan, staging: StagingDirectory, number: int, stamp: Stamp, harvest: Harvest | None = None
+        self,
+        root: Root,
+        plan: InstancePlan,
+        staging: StagingDirectory,
+        number: int,
+        stamp: Stamp,
+        transaction: Transaction,
+        harvest: Harvest | None = None,
     ) -> None:
         super().__init__(root, plan, staging, number, stamp)
+        self.transaction = transaction
         self._plan = plan
+        #: Key of the soft lock.
+        self.lease = plan.lease
         self._harvest = harvest
         self._taken: dict[str, tuple[str, ...]] = {}
 
@@ -238,13 +292,18 @@ class OpenVersion(Version):
         """Take a file or sequence over: its source is removed after the verdict, never before."""
         self._bring("move", path, representation, options)
 
+    @_step
     def write(self, name: str, content: bytes, representation: str = "") -> None:
-        """Write a file of this name."""
-        facts = self.staging.write(name, content)
+        """Write a file of this name, which may have folders."""
+        self._refuse_named(name, representation)
+        folder, _, base = name.rpartition("/")
+        facts = self.staging.write(base, content, folder=folder)
         self._describe_named(name, facts, representation)
 
+    @_step
     def adopt(self, name: str, representation: str = "") -> None:
         """Take up a file that an extractor wrote straight into `path`, in this run or in an earlier one that failed."""
+        self._refuse_named(name, representation)
         facts = self.staging.adopt(name, checksum=self._root.settings.checksum == "all", harvest=self._harvest)
         self._describe_named(name, facts, representation)
 
@@ -255,7 +314,9 @@ class OpenVersion(Version):
         self.representations = [entry for entry in self.representations if entry["name"] in kept]
         self._taken = kept
 
+    @_step
     def _bring(self, way: str, path: str, representation: str, options: Mapping[str, Any]) -> None:
+        self.staging.check_open()
         name = representation or extension(path) or "file"
         wanted = {"name": name, "files": [path], "transfer": way, **options}
         instance = {"asset": self._plan.request.asset, "subset": self._plan.request.subset, "family": self._plan.request.family}
@@ -284,17 +345,54 @@ class OpenVersion(Version):
         self.add(named, checksum=self._root.settings.checksum)
 
     def _take(self, name: str, named: Named) -> None:
+        self._refuse_representation(name)
+        self._taken[name] = tuple(named.names)
+
+    def _refuse_representation(self, name: str) -> None:
         if any(collision_key(name) == collision_key(other) for other in self._taken):
             raise UsageError(f"this version has a representation {name!r} already; name this one differently")
-        self._taken[name] = tuple(named.names)
+
+    def _refuse_named(self, name: str, representation: str) -> None:
+        """Raise unless a file of this name, and a representation for it, can be part of the version."""
+        self.staging.check_open()
+        _refuse_names(self._root, name, name.split("/") if isinstance(name, str) else [name])
+        self._refuse_representation(representation or extension(name) or "file")
+        if any(collision_key(name) == collision_key(file) for files in self._taken.values() for file in files):
+            raise UsageError(f"this version has a file {name!r} already; name this one differently")
 
     def _describe_named(self, name: str, facts: Any, representation: str) -> None:
         kind = representation or extension(name) or "file"
         values = {**self.values, "representation": kind, "ext": extension(name)}
-        if any(collision_key(kind) == collision_key(other) for other in self._taken):
-            raise UsageError(f"this version has a representation {kind!r} already; name this one differently")
         self._taken[kind] = (name,)
         self.describe(kind, values, [name], facts, literal=True)
+
+
+def _refuse_empty(transaction: Transaction, versions: Iterable[OpenVersion]) -> None:
+    """Roll back and raise `ValidationRefused` if a version has no file."""
+    names = [f"{version.lease} v{version.number:03d}" for version in versions if not version.representations]
+    if names:
+        what = "has no files: add some, or roll back to a savepoint from before it was made"
+        error = ValidationRefused([Problem(name, what) for name in names])
+        transaction.roll_back(error)
+        raise error
+
+
+def _refuse_project(root: Root, project: str) -> None:
+    if problem := root.policy.problem(project):
+        raise UsageError(f"{project!r} cannot be the name of a project: it {problem}. Nothing was touched")
+
+
+def _refuse_names(root: Root, path: str, parts: Iterable[str]) -> None:
+    """Raise `ValidationRefused` for parts of a path that no file system of a studio should see."""
+    if problem := next(filter(None, map(root.policy.component_problem, parts)), ""):
+        raise ValidationRefused([Problem(repr(path), f"has a name that {problem}")])
+
+
+def _missing(root: str, inside: str) -> list[str]:
+    """The components of a path below a root that do not exist."""
+    parts = inside.split("/")
+    there = (os.path.lexists(os.path.join(root, *parts[: n + 1])) for n in range(len(parts)))
+    return [part for part, exists in zip(parts, there) if not exists]
 
 
 def _extended(value: Any) -> Any:

@@ -125,6 +125,9 @@ class StagingDirectory:
 
         Raises `StorageFailed`, `SourceChanged`, `StagingChanged`. Nothing is half recorded: a chunk is, or is not.
         """
+        self.check_open()
+        for name in names:
+            _refuse_outside(*_parts(folder), name)
         self._folder(folder)
         found = self._harvested(sources, names, policy, folder, harvest)
         rest = [n for n in range(len(names)) if n not in found]
@@ -179,6 +182,8 @@ class StagingDirectory:
 
     def write(self, name: str, content: bytes, *, checksum: bool = True, folder: str = "") -> Facts:
         """Stage a file with this content."""
+        self.check_open()
+        _refuse_outside(*_parts(folder), name)
         at = self._open(folder)
         try:
             fd = self._engine.storage.create(name, self._engine.settings.file_mode, at)
@@ -204,7 +209,9 @@ class StagingDirectory:
         One that is not here is taken from what an earlier attempt left (`harvest`). Raises `StagingChanged` if it is not there,
         empty, or no regular file.
         """
+        self.check_open()
         folder, _, base = name.rpartition("/")
+        _refuse_outside(*name.split("/"))
         try:
             if folder and harvest is None:
                 os.close(storage.open_folder(folder, self.fd))  # it must be there already
@@ -232,10 +239,12 @@ class StagingDirectory:
 
         `known` is what a look at them found before they were captured. Raises `SourceChanged` if one changed since.
         """
+        self.check_open()
         facts = Facts()
         if self._promised is None:
             raise SourceChanged(f"the directory that was promised for {self.final_path} is gone")
         for n, name in enumerate(names):
+            _refuse_outside(name)
             try:
                 self._engine.storage.rename(name, self._promised, name, self.fd)
                 status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
@@ -442,12 +451,19 @@ class StagingDirectory:
                 inodes = (own or linked for own, linked in zip(facts.source_inodes, facts.inodes))
                 yield from zip(group.sources, facts.sizes, facts.source_times, inodes)
 
+    def check_open(self) -> None:
+        """Raise `UsageError` once this is closed: its descriptors may be those of other files by then."""
+        if self.fd < 0:
+            raise UsageError(f"{self.final_path} is no part of an open transaction any more. Nothing was written")
+
     def close(self) -> None:
-        """Close the descriptors."""
-        os.close(self.fd)
-        os.close(self.parent_fd)
-        if self._promised is not None:
-            os.close(self._promised)
+        """Close the descriptors, once."""
+        descriptors = [self.fd, self.parent_fd, -1 if self._promised is None else self._promised]
+        self.fd = self.parent_fd = -1
+        self._promised = None
+        for fd in descriptors:
+            if fd >= 0:
+                os.close(fd)
 
 
 def make_durable(storage: Storage, directories: Sequence[StagingDirectory]) -> bool:
@@ -521,6 +537,19 @@ def _chunk_size(count: int) -> int:
 def _cuts(count: int, size: int) -> Iterator[tuple[int, int]]:
     for start in range(0, count, size):
         yield start, min(start + size, count)
+
+
+def _parts(folder: str) -> list[str]:
+    return folder.split("/") if folder else []
+
+
+def _refuse_outside(*parts: str) -> None:
+    """Refuse what could lead out of a staging directory, whoever asks for it. Raises `UsageError`."""
+    if any(part in ("", ".", "..") or "/" in part or "\0" in part for part in parts):
+        path = "/".join(parts)
+        raise UsageError(
+            f"{path!r} is not the name of a file inside a version (no '..', no empty part). Nothing was written for it"
+        )
 
 
 def _device_and_inode(fd: int) -> tuple[int, int]:
