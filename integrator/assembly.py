@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from types import TracebackType
 from typing import Any
@@ -60,6 +60,7 @@ class Assembly:
 
         Raises `DifferentContent` if the publish id was used: only a request can be compared with what was published then.
         """
+        _refuse_project(root, project)
         root = root.of_project(project)
         request = {"project": project, **facts}
         if publish_id is not None:
@@ -132,6 +133,7 @@ class Assembly:
 
     def insert(self, project: str, document: Mapping[str, Any]) -> Any:
         """Add a document of a project; returns its id."""
+        _refuse_project(self._root, project)
         made = _extended({"_id": object_id(), **document})
         self.transaction.change(Insert(collection=PROJECT + project, document=made))
         return made["_id"]
@@ -154,6 +156,7 @@ class Assembly:
         self.transaction.change(Delete(collection=PROJECT + project, id=found["_id"], expect=found))
 
     def _one(self, project: str, where: Mapping[str, Any]) -> Document:
+        _refuse_project(self._root, project)
         found = self._root.engine.database.find(PROJECT + project, _extended(dict(where)), limit=2)
         if len(found) != 1:
             raise ExpectationFailed(f"{len(found) or 'no'} documents of {project} match {dict(where)!r}; exactly one should")
@@ -182,6 +185,7 @@ class Assembly:
                     raise UsageError(f"{path} is published, or belongs to the engine: it cannot be replaced")
                 if os.path.lexists(path) and (os.path.islink(path) or not os.path.isfile(path)):
                     raise UsageError(f"{path} is no plain file, so it cannot be replaced by one")
+                _refuse_names(self._root, path, _missing(root, inside))
                 return Place(root=name, path=inside)
         raise UsageError(f"{path} is not inside a root, so it cannot be part of a publish")
 
@@ -239,12 +243,15 @@ class OpenVersion(Version):
         self._bring("move", path, representation, options)
 
     def write(self, name: str, content: bytes, representation: str = "") -> None:
-        """Write a file of this name."""
-        facts = self.staging.write(name, content)
+        """Write a file of this name, which may have folders."""
+        self._refuse_named(name, representation)
+        folder, _, base = name.rpartition("/")
+        facts = self.staging.write(base, content, folder=folder)
         self._describe_named(name, facts, representation)
 
     def adopt(self, name: str, representation: str = "") -> None:
         """Take up a file that an extractor wrote straight into `path`, in this run or in an earlier one that failed."""
+        self._refuse_named(name, representation)
         facts = self.staging.adopt(name, checksum=self._root.settings.checksum == "all", harvest=self._harvest)
         self._describe_named(name, facts, representation)
 
@@ -284,17 +291,43 @@ class OpenVersion(Version):
         self.add(named, checksum=self._root.settings.checksum)
 
     def _take(self, name: str, named: Named) -> None:
+        self._refuse_representation(name)
+        self._taken[name] = tuple(named.names)
+
+    def _refuse_representation(self, name: str) -> None:
         if any(collision_key(name) == collision_key(other) for other in self._taken):
             raise UsageError(f"this version has a representation {name!r} already; name this one differently")
-        self._taken[name] = tuple(named.names)
+
+    def _refuse_named(self, name: str, representation: str) -> None:
+        """Raise unless a file of this name, and a representation for it, can be part of the version."""
+        _refuse_names(self._root, name, name.split("/") if isinstance(name, str) else [name])
+        self._refuse_representation(representation or extension(name) or "file")
+        if any(collision_key(name) == collision_key(file) for files in self._taken.values() for file in files):
+            raise UsageError(f"this version has a file {name!r} already; name this one differently")
 
     def _describe_named(self, name: str, facts: Any, representation: str) -> None:
         kind = representation or extension(name) or "file"
         values = {**self.values, "representation": kind, "ext": extension(name)}
-        if any(collision_key(kind) == collision_key(other) for other in self._taken):
-            raise UsageError(f"this version has a representation {kind!r} already; name this one differently")
         self._taken[kind] = (name,)
         self.describe(kind, values, [name], facts, literal=True)
+
+
+def _refuse_project(root: Root, project: str) -> None:
+    if problem := root.policy.problem(project):
+        raise UsageError(f"{project!r} cannot be the name of a project: it {problem}. Nothing was touched")
+
+
+def _refuse_names(root: Root, path: str, parts: Iterable[str]) -> None:
+    """Raise `ValidationRefused` for parts of a path that no file system of a studio should see."""
+    if problem := next(filter(None, map(root.policy.component_problem, parts)), ""):
+        raise ValidationRefused([Problem(repr(path), f"has a name that {problem}")])
+
+
+def _missing(root: str, inside: str) -> list[str]:
+    """The components of a path below a root that do not exist."""
+    parts = inside.split("/")
+    there = (os.path.lexists(os.path.join(root, *parts[: n + 1])) for n in range(len(parts)))
+    return [part for part, exists in zip(parts, there) if not exists]
 
 
 def _extended(value: Any) -> Any:

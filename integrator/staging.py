@@ -125,6 +125,8 @@ class StagingDirectory:
 
         Raises `StorageFailed`, `SourceChanged`, `StagingChanged`. Nothing is half recorded: a chunk is, or is not.
         """
+        for name in names:
+            _refuse_outside(*_parts(folder), name)
         self._folder(folder)
         found = self._harvested(sources, names, policy, folder, harvest)
         rest = [n for n in range(len(names)) if n not in found]
@@ -179,6 +181,7 @@ class StagingDirectory:
 
     def write(self, name: str, content: bytes, *, checksum: bool = True, folder: str = "") -> Facts:
         """Stage a file with this content."""
+        _refuse_outside(*_parts(folder), name)
         at = self._open(folder)
         try:
             fd = self._engine.storage.create(name, self._engine.settings.file_mode, at)
@@ -205,6 +208,7 @@ class StagingDirectory:
         empty, or no regular file.
         """
         folder, _, base = name.rpartition("/")
+        _refuse_outside(*name.split("/"))
         try:
             if folder and harvest is None:
                 os.close(storage.open_folder(folder, self.fd))  # it must be there already
@@ -236,6 +240,7 @@ class StagingDirectory:
         if self._promised is None:
             raise SourceChanged(f"the directory that was promised for {self.final_path} is gone")
         for n, name in enumerate(names):
+            _refuse_outside(name)
             try:
                 self._engine.storage.rename(name, self._promised, name, self.fd)
                 status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
@@ -521,6 +526,19 @@ def _chunk_size(count: int) -> int:
 def _cuts(count: int, size: int) -> Iterator[tuple[int, int]]:
     for start in range(0, count, size):
         yield start, min(start + size, count)
+
+
+def _parts(folder: str) -> list[str]:
+    return folder.split("/") if folder else []
+
+
+def _refuse_outside(*parts: str) -> None:
+    """Refuse what could lead out of a staging directory, whoever asks for it. Raises `UsageError`."""
+    if any(part in ("", ".", "..") or "/" in part or "\0" in part for part in parts):
+        path = "/".join(parts)
+        raise UsageError(
+            f"{path!r} is not the name of a file inside a version (no '..', no empty part). Nothing was written for it"
+        )
 
 
 def _device_and_inode(fd: int) -> tuple[int, int]:

@@ -1,0 +1,100 @@
+"""A publish that is put together step by step: what it refuses, and that nothing is left of what failed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from studio import Studio
+
+from integrator.errors import UsageError, ValidationRefused
+from integrator.root import Root
+
+#: Names that no file of a version may have.
+_WRONG = ("/outside.txt", "../../outside.txt", "..", "a/../b.txt", "a//b.txt", "a/", "./a.txt", "", "a\nb.txt", "a\0b.txt", "-x.txt",
+          "CON", "aux.txt", "a/-b.txt", "x" * 300, "a\x1b[31m.txt", ".hidden", "a.txt ")  # fmt: skip
+
+
+@pytest.fixture
+def root(studio: Studio) -> Iterator[Root]:
+    with studio.open() as root:
+        yield root
+
+
+@pytest.mark.parametrize("name", _WRONG)
+def test_a_name_that_no_file_may_have_is_refused_before_anything_is_written(studio: Studio, root: Root, name: str) -> None:
+    before = studio.tree()
+    for way in ("write", "adopt"):
+        with pytest.raises((UsageError, ValidationRefused)), root.begin(project="demo") as assembly:
+            version = assembly.new_version(asset="hero", subset="main", family="model")
+            try:
+                version.write(name, b"x") if way == "write" else version.adopt(name)
+            finally:
+                assert os.listdir(version.path) == []
+        assert studio.tree() == before
+    assert os.listdir(studio.folder) == ["show"]
+    assert studio.leftovers() == []
+
+
+@pytest.mark.parametrize("name", ["/outside.txt", "../outside.txt", "..", ".", "", "a\0b"])
+def test_a_staging_directory_trusts_no_caller(root: Root, studio: Studio, name: str) -> None:
+    with pytest.raises(ZeroDivisionError), root.begin(project="demo") as assembly:
+        staging = assembly.new_version(asset="hero", subset="main", family="model").staging
+        for folder in ("", "inner"):
+            with pytest.raises(UsageError):
+                staging.write(name, b"x", folder=folder)
+        if name:
+            with pytest.raises(UsageError):
+                staging.write("a.txt", b"x", folder=name)
+        with pytest.raises(UsageError):
+            staging.adopt(name)
+        assert os.listdir(staging.path) == []
+        raise ZeroDivisionError
+    assert studio.leftovers() == []
+
+
+def test_a_file_may_be_written_into_a_folder_of_the_version(root: Root, studio: Studio) -> None:
+    with root.begin(project="demo") as assembly:
+        version = assembly.new_version(asset="hero", subset="main", family="model")
+        version.write("cache/deep/hero.abc", b"cache")
+    assert Path(version.final_path("cache/deep/hero.abc")).read_bytes() == b"cache"
+    assert studio.leftovers() == []
+
+
+def test_a_second_file_of_one_name_is_refused_before_it_is_written(root: Root) -> None:
+    with pytest.raises(UsageError, match="has a file 'A.txt' already"), root.begin(project="demo") as assembly:
+        version = assembly.new_version(asset="hero", subset="main", family="model")
+        version.write("a.txt", b"x")
+        try:
+            version.write("A.txt", b"x", "other")
+        finally:
+            assert os.listdir(version.path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("name", ["a\nb.txt", "-x.txt", "CON", "x" * 300, "a\0b.txt", ".hidden"])
+def test_a_replaced_file_gets_no_name_that_no_file_may_have(root: Root, studio: Studio, name: str) -> None:
+    before = studio.tree()
+    with pytest.raises(ValidationRefused), root.begin(project="demo") as assembly:
+        assembly.replace_file(f"{root.path}/demo/{name}", b"x")
+    assert studio.tree() == before
+    assert studio.leftovers() == []
+
+
+def test_a_file_with_an_odd_name_that_is_there_may_be_replaced(root: Root) -> None:
+    path = Path(root.path, "demo", "-odd name ")
+    path.write_bytes(b"old")
+    with root.begin(project="demo") as assembly:
+        assembly.replace_file(str(path), b"new")
+    assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("project", ["../demo", "", "a/b", "de\nmo", "CON", "-x", "x" * 300])
+def test_the_name_of_a_project_is_one_by_the_rules_wherever_it_is_given(root: Root, project: str) -> None:
+    with pytest.raises(UsageError, match="name of a project"):
+        root.begin(project=project)
+    for act in ("insert", "update", "replace", "delete"):
+        with pytest.raises(UsageError, match="name of a project"), root.begin(project="demo") as assembly:
+            arguments = {"insert": [{}], "update": [{}, {}], "replace": [{}, {}], "delete": [{}]}[act]
+            getattr(assembly, act)(project, *arguments)
