@@ -98,7 +98,7 @@ class Assembly:
 
     def commit(self) -> PublishResult:
         """Publish everything that was added. Raises as `Transaction.commit` does."""
-        kept = [version for version in self.versions if version.staging in self.transaction.staging]
+        kept = self._kept()
         for version in kept:
             self.transaction.change(*version.changes())
         document = self.transaction.commit({"versions": [version.summary() for version in kept]})
@@ -112,6 +112,7 @@ class Assembly:
 
         Other arguments are those of a publish instance in a request: hierarchy, task, data, families, inputs. Raises
         `RequestRefused`, `ValidationRefused`, `Busy`, `VersionTaken`; the transaction is rolled back where it cannot go on.
+        A subset has one version in a transaction. One that a savepoint took back can be made once more, with the next number.
         """
         wanted = {"asset": asset, "subset": subset, "family": family, **instance, "representations": [_ANY]}
         request = parse_request(
@@ -125,11 +126,25 @@ class Assembly:
         plan = plan_instance(request, request.instances[0], parents)
         if problems := destination_problems(self._root, plan):
             raise ValidationRefused(problems)
-        [staging] = self.transaction.extend(planner(self._root, [plan]), wait=self._wait)
+        self._refuse_second(plan)
+        used = frozenset(self.transaction.document["claims"])
+        [staging] = self.transaction.extend(planner(self._root, [plan], used), wait=self._wait)
         claims = self.transaction.document["claims"]
         version = OpenVersion(self._root, plan, staging, claims[staging.directory.claim][1], self._stamp, self._harvest)
         self.versions.append(version)
         return version
+
+    def _refuse_second(self, plan: InstancePlan) -> None:
+        for version in self._kept():
+            if collision_key(version.lease) == collision_key(plan.lease):
+                raise UsageError(
+                    f"this transaction has a version (v{version.number:03d}) with the same hierarchy, asset, subset already"
+                    f" ({version.lease}). Nothing was touched: add the files to that one, or publish them in another transaction"
+                )
+
+    def _kept(self) -> list[OpenVersion]:
+        """The versions that no savepoint took back."""
+        return [version for version in self.versions if version.staging in self.transaction.staging]
 
     def insert(self, project: str, document: Mapping[str, Any]) -> Any:
         """Add a document of a project; returns its id."""
@@ -219,6 +234,8 @@ class OpenVersion(Version):
     ) -> None:
         super().__init__(root, plan, staging, number, stamp)
         self._plan = plan
+        #: Key of the soft lock.
+        self.lease = plan.lease
         self._harvest = harvest
         self._taken: dict[str, tuple[str, ...]] = {}
 

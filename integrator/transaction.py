@@ -42,6 +42,8 @@ Planner = Callable[[str], Plan]
 
 #: Seconds between two looks at a busy lease, and at a finish that somebody else carries out.
 _PAUSE: Final = 0.2
+#: Times in a row that somebody else may be faster; more of them are nobody's progress.
+_RACES: Final = 30
 #: Seconds that an owner waits for whoever took its finish over.
 _PATIENCE: Final = 60.0
 _INTERRUPTIONS: Final = (KeyboardInterrupt, SystemExit, Interrupted)
@@ -395,11 +397,12 @@ class _Decided(Exception):
 
 def _when_free(engine: Engine, wait: float, attempt: Callable[[], Any]) -> Any:
     """Try until the leases are free: settle what dead owners left, wait for live ones."""
-    end, settled = time.monotonic() + wait, set[str]()
+    end, settled, lost = time.monotonic() + wait, set[str](), 0
     while True:
         try:
             return attempt()
         except Held as held:
+            lost = 0
             holder = held.lease["transaction"]
             found = recovery.settle(engine, holder)
             if found.outcome != "alive" and holder not in settled:
@@ -414,6 +417,13 @@ def _when_free(engine: Engine, wait: float, attempt: Callable[[], Any]) -> Any:
             if error.collection == TRANSACTIONS:
                 raise  # the publish id is in use, or the transaction was taken over
             # Somebody else got the lease or the number first: look again.
+            lost += 1
+            if lost >= _RACES:
+                message = (
+                    f"a soft lock or a version number could not be had in {lost} attempts ({error}). Nothing was touched by them"
+                )
+                raise Failed(message, next="run it again") from error
+            time.sleep(_PAUSE / 10)
 
 
 def _adopt(engine: Engine, reservation: Document, facts: Mapping[str, Any]) -> Document:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -28,13 +28,13 @@ from integrator.transfer import Facts
 # --- numbers --------------------------------------------------------------------------------------------------------
 
 
-def planner(root: Root, instances: Sequence[InstancePlan]) -> Planner:
-    """Says which versions a transaction should claim now."""
+def planner(root: Root, instances: Sequence[InstancePlan], used: Collection[str] = ()) -> Planner:
+    """Says which versions a transaction should claim now; `used` are claims of its own that it cannot have once more."""
 
     def plan(transaction: str) -> Plan:
         directories, claims, folders = [], {}, []
         for instance in instances:
-            number = _number(root, instance, transaction)
+            number = _number(root, instance, transaction, used)
             place = root.layout.version_folder(instance.values(root, number))
             claim = f"{instance.lease}/v{number:03d}"
             claims[claim] = (instance.lease, number)
@@ -55,17 +55,18 @@ def planner(root: Root, instances: Sequence[InstancePlan]) -> Planner:
     return plan
 
 
-def _number(root: Root, instance: InstancePlan, transaction: str) -> int:
+def _number(root: Root, instance: InstancePlan, transaction: str, used: Collection[str]) -> int:
     """The number that the request pins, or the highest of documents, claims and directories plus one.
 
     Raises `VersionTaken` for a pinned number that exists.
     """
     claims = root.engine.database.find(CLAIMS, {"lease": instance.lease})
     on_disk, pinned = set(_on_disk(root, instance)), instance.request.version
-    for own in (claim["number"] for claim in claims if claim["transaction"] == transaction and pinned is None):
+    mine = [claim["number"] for claim in claims if claim["transaction"] == transaction and claim["_id"] not in used]
+    for own in mine if pinned is None else ():
         if own not in on_disk and not _published(root, instance, own):
             return int(own)  # claimed before, and still free
-    taken = on_disk | set(_published(root, instance, pinned)) | set(_claimed(root, instance, claims, transaction))
+    taken = on_disk | set(_published(root, instance, pinned)) | set(_claimed(root, instance, claims, transaction, used))
     if pinned is None:
         return max(taken, default=0) + 1
     if pinned in taken:
@@ -85,11 +86,14 @@ def _published(root: Root, instance: InstancePlan, number: int | None) -> Iterab
     return [document["name"] for document in newest]
 
 
-def _claimed(root: Root, instance: InstancePlan, claims: Iterable[Document], transaction: str) -> Iterable[int]:
+def _claimed(
+    root: Root, instance: InstancePlan, claims: Iterable[Document], transaction: str, used: Collection[str]
+) -> Iterable[int]:
     # Whoever holds the soft lock is settled or waited for before anybody else gets it: then its claims are gone.
     lease = root.engine.database.read(LEASES, instance.lease) or {}
     holder = lease.get("transaction") if instance.request.version is not None else None
-    return [claim["number"] for claim in claims if claim["transaction"] not in (transaction, holder)]
+    free = (transaction, holder)
+    return [claim["number"] for claim in claims if claim["_id"] in used or claim["transaction"] not in free]
 
 
 def _on_disk(root: Root, instance: InstancePlan) -> Iterable[int]:

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 from studio import Studio
 
-from integrator.errors import UsageError, ValidationRefused
+from integrator import transaction, versions
+from integrator.database import CLAIMS, Delete, Insert
+from integrator.errors import Failed, UsageError, ValidationRefused, VersionTaken
 from integrator.root import Root
 
 #: Names that no file of a version may have.
-_WRONG = ("/outside.txt", "../../outside.txt", "..", "a/../b.txt", "a//b.txt", "a/", "./a.txt", "", "a\nb.txt", "a\0b.txt", "-x.txt",
-          "CON", "aux.txt", "a/-b.txt", "x" * 300, "a\x1b[31m.txt", ".hidden", "a.txt ")  # fmt: skip
+_WRONG = ("/outside.txt", "../../outside.txt", "..", "a/../b.txt", "a//b.txt", "a/", "./a.txt", "", "a\nb.txt", "a\0b.txt",
+          "-x.txt", "CON", "aux.txt", "a/-b.txt", "x" * 300, "a\x1b[31m.txt", ".hidden", "a.txt ")  # fmt: skip
 
 
 @pytest.fixture
@@ -64,7 +66,7 @@ def test_a_file_may_be_written_into_a_folder_of_the_version(root: Root, studio: 
 
 
 def test_a_second_file_of_one_name_is_refused_before_it_is_written(root: Root) -> None:
-    with pytest.raises(UsageError, match="has a file 'A.txt' already"), root.begin(project="demo") as assembly:
+    with pytest.raises(UsageError, match=r"has a file 'A\.txt' already"), root.begin(project="demo") as assembly:
         version = assembly.new_version(asset="hero", subset="main", family="model")
         version.write("a.txt", b"x")
         try:
@@ -98,3 +100,41 @@ def test_the_name_of_a_project_is_one_by_the_rules_wherever_it_is_given(root: Ro
         with pytest.raises(UsageError, match="name of a project"), root.begin(project="demo") as assembly:
             arguments = {"insert": [{}], "update": [{}, {}], "replace": [{}, {}], "delete": [{}]}[act]
             getattr(assembly, act)(project, *arguments)
+
+
+def test_a_second_version_of_one_subset_is_refused(root: Root, studio: Studio) -> None:
+    with pytest.raises(UsageError, match="same hierarchy, asset, subset"), root.begin(project="demo") as assembly:
+        assembly.new_version(asset="hero", subset="main", family="model").write("a.txt", b"x")
+        assembly.new_version(asset="hero", subset="main", family="rig")
+    assert studio.leftovers() == []
+
+
+def test_a_version_that_a_savepoint_took_back_can_be_made_once_more(root: Root, studio: Studio) -> None:
+    with root.begin(project="demo") as assembly:
+        point = assembly.savepoint()
+        assembly.new_version(asset="hero", subset="main", family="model").write("a.txt", b"dropped")
+        assembly.roll_back_to(point)
+        again = assembly.new_version(asset="hero", subset="main", family="model")
+        again.write("a.txt", b"kept")
+    assert Path(again.final_path("a.txt")).read_bytes() == b"kept"
+    assert studio.leftovers() == []
+
+
+def test_a_pinned_number_that_a_savepoint_took_back_is_taken(root: Root, studio: Studio) -> None:
+    with pytest.raises(VersionTaken), root.begin(project="demo") as assembly:
+        point = assembly.savepoint()
+        assembly.new_version(asset="hero", subset="main", family="model", version=7).write("a.txt", b"dropped")
+        assembly.roll_back_to(point)
+        assembly.new_version(asset="hero", subset="main", family="model", version=7)
+    assert studio.leftovers() == []
+
+
+def test_a_number_that_never_gets_free_is_given_up(root: Root, studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transaction, "_PAUSE", 0.01)
+    monkeypatch.setattr(versions, "_number", lambda *_: 1)
+    claim = {"_id": "demo/hero/main/v001", "transaction": "another", "lease": "demo/hero/main", "number": 1, "burnt": None}
+    root.engine.database.commit([Insert(collection=CLAIMS, document=claim)])
+    with pytest.raises(Failed, match="could not be had"), root.begin(project="demo") as assembly:
+        assembly.new_version(asset="hero", subset="main", family="model")
+    root.engine.database.commit([Delete(collection=CLAIMS, id=claim["_id"], expect=claim)])
+    assert studio.leftovers() == []
