@@ -251,7 +251,16 @@ def _resources(instance: InstanceRequest, root: Root, promised: str, problems: l
 def _tree(path: str, folder: str, root: Root, problems: list[Problem]) -> Iterator[Resource]:
     above = os.path.dirname(path)
     count = 0
-    for here, _, names in os.walk(path):
+
+    def tell(error: OSError) -> None:
+        problems.append(
+            Problem(error.filename or path, f"cannot be read ({error.strerror}), and nothing is left out of a folder")
+        )
+
+    for here, folders, names in os.walk(path, onerror=tell):
+        for link in (os.path.join(here, name) for name in sorted(folders)):
+            if os.path.islink(link):
+                problems.append(Problem(link, f"is a symbolic link to a folder ({os.readlink(link)}): name that folder instead"))
         inside = os.path.join(folder, os.path.relpath(here, above))
         for name in sorted(names):
             count += 1

@@ -41,6 +41,8 @@ class PublishedVersion:
     #: Absolute path of its directory.
     path: str
     representations: tuple[PublishedRepresentation, ...]
+    #: Number of files that go along with it.
+    resources: int = 0
 
 
 @attrs.frozen(kw_only=True)
@@ -65,7 +67,7 @@ class PublishResult:
             "error": said,
             "versions": [
                 {
-                    **attrs.asdict(version, filter=lambda field, _: field.name != "representations"),
+                    **attrs.asdict(version, filter=lambda field, _: field.name not in ("representations", "resources")),
                     "representations": [{"name": entry.name, "files": entry.files} for entry in version.representations],
                 }
                 for version in self.versions
@@ -97,6 +99,7 @@ def _version(root: Root, entry: Document) -> PublishedVersion:
         version=entry["version"],
         path=path,
         representations=tuple(_representation(root, entry["project"], path, found) for found in entry["representations"]),
+        resources=entry.get("resources", 0),
     )
 
 

@@ -294,6 +294,7 @@ class Version:
             "version": self.number,
             "place": {"root": self.staging.directory.root, "path": self.staging.directory.final},
             "representations": [{"_id": entry["_id"], "name": entry["name"]} for entry in self.representations],
+            "resources": len(self._instance.resources),
         }
 
 
@@ -316,6 +317,7 @@ def describe(plan: InstancePlan, number: int, folder: str, named: Sequence[Named
         representations=tuple(
             PublishedRepresentation(name=entry.sources.representation.name, folder=folder, names=entry.names) for entry in named
         ),
+        resources=len(plan.resources),
     )
 
 

@@ -251,7 +251,7 @@ def test_the_example_request_is_published_by_the_command_line(place: Path) -> No
     assert run("integrator init show", place).returncode == 0
     done = run("integrator publish request.json --root show", place)
     assert done.returncode == 0, done.stderr
-    assert "49 files" in done.stdout
+    assert "50 files" in done.stdout
 
 
 def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:

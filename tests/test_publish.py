@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -544,3 +545,46 @@ def test_links_to_sources_that_can_be_written_are_refused_where_the_house_says_s
     finally:
         for path in Path(studio.sources).iterdir():
             path.chmod(0o644)
+
+
+def test_a_folder_of_resources_is_taken_whole_or_not_at_all(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = Path(studio.folder, "tex")
+    (tree / "closed").mkdir(parents=True)
+    (tree / "wood.tx").write_bytes(b"wood")
+    (tree / "linked").symlink_to(studio.sources)
+    plain = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if path == str(tree / "closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return plain(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    fate, before = Fate(), studio.tree()
+    with studio.open(fate) as root, pytest.raises(ValidationRefused) as caught:
+        resources = [{"files": [str(tree)], "folder": "resources"}]
+        ask(root, {"name": "abc", "files": [f"{studio.sources}/cam.abc"]}, resources=resources)
+    found = {os.path.basename(where): what for where, what in caught.value.problems}
+    assert found.keys() == {"closed", "linked"}
+    assert "cannot be read (Permission denied)" in found["closed"]
+    assert "is a symbolic link to a folder" in found["linked"]
+    assert (fate.calls, studio.tree(), caught.value.exit_code) == ([], before, 3)
+
+
+def test_resources_are_counted_by_the_answer_and_by_the_one_of_a_retry(studio: Studio, root: Root) -> None:
+    for _ in range(2):
+        assert [version.resources for version in integrator.publish(studio.request("job"), root).versions] == [0, 1]
+    assert [version.resources for version in integrator.publish(studio.request(), root, dry_run=True).versions] == [0, 1]
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize("folder", ["demo_hero_main_v001.abc", "DEMO_hero_main_v001.abc/deep", "resources/cam.abc/deep"])
+def test_a_file_and_a_folder_with_one_destination_are_refused(studio: Studio, root: Root, folder: str, dry_run: bool) -> None:
+    before = studio.tree()
+    resources = [{"files": [f"{studio.sources}/cam.abc"], "folder": inner} for inner in (folder, "resources")]
+    request = whole({"name": "abc", "files": [f"{studio.sources}/cam.abc"]}, resources=resources)
+    with pytest.raises(ValidationRefused, match="name of a folder of the resources") as caught:
+        integrator.publish(request, root, dry_run=dry_run)
+    assert caught.value.exit_code == 3
+    assert studio.tree() == before
+    assert studio.leftovers() == []

@@ -293,7 +293,10 @@ def _print(console: Console, result: PublishResult, copied: int, took: float) ->
         console.print(f"  {shown(version.path)}")
         for representation in version.representations:
             console.print(f"  {shown(representation.name):<8} {_files(representation.names)}")
+        if version.resources:
+            console.print(f"  {'resources':<8} {plural(version.resources, 'file')}")
     files = sum(len(representation.names) for version in result.versions for representation in version.representations)
+    files += sum(version.resources for version in result.versions)
     if result.outcome == "published":
         console.print(f"{plural(files, 'file')}, {size(copied)} in {duration(took)}; transaction {result.transaction}")
     elif result.outcome == "planned":
