@@ -178,9 +178,10 @@ def _check_promised(named: Sequence[Named]) -> None:
 def _check_distinct(instance: InstancePlan, named: Sequence[Named]) -> None:
     inside = [f"{resource.folder}/{resource.name}" for resource in instance.resources]
     keys = [collision_key(name) for names in (*(entry.names for entry in named), inside) for name in names]
+    paths = [path for entry in named for path in entry.sources.paths] + [resource.source for resource in instance.resources]
+    _check_folders(paths, keys, {resource.folder for resource in instance.resources})
     if len(set(keys)) == len(keys):
         return
-    paths = [path for entry in named for path in entry.sources.paths] + [resource.source for resource in instance.resources]
     seen: dict[str, str] = {}
     pairs = ((path, key, seen.setdefault(key, path)) for path, key in zip(paths, keys))
     raise ValidationRefused(
@@ -188,6 +189,26 @@ def _check_distinct(instance: InstancePlan, named: Sequence[Named]) -> None:
         for path, key, other in pairs
         if other is not path
     )
+
+
+def _check_folders(paths: Sequence[str], keys: Sequence[str], folders: Iterable[str]) -> None:
+    """Refuse files that would have the name of a folder that the version needs. Raises `ValidationRefused`."""
+    taken = {parent for folder in folders for parent in _and_above(collision_key(folder))}
+    if (
+        problems := [
+            Problem(path, f"would be published under the name of a folder of the resources ({key}): give the folder another name")
+            for path, key in zip(paths, keys)
+            if key in taken
+        ]
+        if taken
+        else []
+    ):
+        raise ValidationRefused(problems)
+
+
+def _and_above(folder: str) -> Iterable[str]:
+    parts = folder.split("/")
+    return ("/".join(parts[: n + 1]) for n in range(len(parts)))
 
 
 # --- contents -------------------------------------------------------------------------------------------------------
