@@ -280,6 +280,7 @@ class OpenVersion(Version):
         self._taken = kept
 
     def _bring(self, way: str, path: str, representation: str, options: Mapping[str, Any]) -> None:
+        self.staging.check_open()
         name = representation or extension(path) or "file"
         wanted = {"name": name, "files": [path], "transfer": way, **options}
         instance = {"asset": self._plan.request.asset, "subset": self._plan.request.subset, "family": self._plan.request.family}
@@ -317,6 +318,7 @@ class OpenVersion(Version):
 
     def _refuse_named(self, name: str, representation: str) -> None:
         """Raise unless a file of this name, and a representation for it, can be part of the version."""
+        self.staging.check_open()
         _refuse_names(self._root, name, name.split("/") if isinstance(name, str) else [name])
         self._refuse_representation(representation or extension(name) or "file")
         if any(collision_key(name) == collision_key(file) for files in self._taken.values() for file in files):

@@ -125,6 +125,7 @@ class StagingDirectory:
 
         Raises `StorageFailed`, `SourceChanged`, `StagingChanged`. Nothing is half recorded: a chunk is, or is not.
         """
+        self.check_open()
         for name in names:
             _refuse_outside(*_parts(folder), name)
         self._folder(folder)
@@ -181,6 +182,7 @@ class StagingDirectory:
 
     def write(self, name: str, content: bytes, *, checksum: bool = True, folder: str = "") -> Facts:
         """Stage a file with this content."""
+        self.check_open()
         _refuse_outside(*_parts(folder), name)
         at = self._open(folder)
         try:
@@ -207,6 +209,7 @@ class StagingDirectory:
         One that is not here is taken from what an earlier attempt left (`harvest`). Raises `StagingChanged` if it is not there,
         empty, or no regular file.
         """
+        self.check_open()
         folder, _, base = name.rpartition("/")
         _refuse_outside(*name.split("/"))
         try:
@@ -236,6 +239,7 @@ class StagingDirectory:
 
         `known` is what a look at them found before they were captured. Raises `SourceChanged` if one changed since.
         """
+        self.check_open()
         facts = Facts()
         if self._promised is None:
             raise SourceChanged(f"the directory that was promised for {self.final_path} is gone")
@@ -447,12 +451,19 @@ class StagingDirectory:
                 inodes = (own or linked for own, linked in zip(facts.source_inodes, facts.inodes))
                 yield from zip(group.sources, facts.sizes, facts.source_times, inodes)
 
+    def check_open(self) -> None:
+        """Raise `UsageError` once this is closed: its descriptors may be those of other files by then."""
+        if self.fd < 0:
+            raise UsageError(f"{self.final_path} is no part of an open transaction any more. Nothing was written")
+
     def close(self) -> None:
-        """Close the descriptors."""
-        os.close(self.fd)
-        os.close(self.parent_fd)
-        if self._promised is not None:
-            os.close(self._promised)
+        """Close the descriptors, once."""
+        descriptors = [self.fd, self.parent_fd, -1 if self._promised is None else self._promised]
+        self.fd = self.parent_fd = -1
+        self._promised = None
+        for fd in descriptors:
+            if fd >= 0:
+                os.close(fd)
 
 
 def make_durable(storage: Storage, directories: Sequence[StagingDirectory]) -> bool:

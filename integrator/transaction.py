@@ -385,6 +385,7 @@ class Transaction(Work):
         if self._journal is not None:
             self._journal.close()
         self._stack.close()
+        self._roots.clear()
 
 
 class _Decided(Exception):

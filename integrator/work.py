@@ -106,8 +106,8 @@ class Work:
         self._engine.renewal.progress(self.id, share)
 
     def _open_journal(self) -> Journal:
-        if self._journal is None or self.state is not State.OPEN:
-            raise UsageError("this transaction is not open")
+        if self._journal is None or self._over or self.state is not State.OPEN:
+            raise UsageError(f"the transaction {self.id} is not open any more. Nothing was done by this call")
         return self._journal
 
     # --- operations -----------------------------------------------------------------------------------------------
@@ -170,6 +170,7 @@ class Work:
 
     def savepoint(self) -> Savepoint:
         """A position to roll back to."""
+        self._open_journal()
         files = tuple(staging.position() if staging else 0 for staging in self.staging)
         return Savepoint(
             len(self.staging), files, len(self._changes), len(self._effects), len(self._deferred), len(self._exchanges)
@@ -188,6 +189,7 @@ class Work:
             elif staging is not None:
                 root = self.root(staging.directory.root)
                 operations.capture_own(self._engine, actor, index, staging.directory, root)
+                staging.close()
                 self.staging[index] = None
         for plan in self._exchanges[point.exchanges :]:
             operations.undo_exchange(self._engine, actor, plan, self.root(plan["root"]))

@@ -138,3 +138,47 @@ def test_a_number_that_never_gets_free_is_given_up(root: Root, studio: Studio, m
         assembly.new_version(asset="hero", subset="main", family="model")
     root.engine.database.commit([Delete(collection=CLAIMS, id=claim["_id"], expect=claim)])
     assert studio.leftovers() == []
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback", "savepoint"])
+def test_a_version_that_has_ended_takes_nothing_more(root: Root, studio: Studio, end: str) -> None:
+    assembly = root.begin(project="demo")
+    assembly.new_version(asset="hero", subset="other", family="model").write("a.txt", b"x")
+    point = assembly.savepoint()
+    version = assembly.new_version(asset="hero", subset="main", family="model")
+    version.write("a.txt", b"x")
+    if end == "commit":
+        assembly.commit()
+    elif end == "rollback":
+        assembly.transaction.roll_back()
+    else:
+        assembly.roll_back_to(point)
+    strange = Path(studio.folder, "strange")
+    strange.mkdir()
+    descriptors = [os.open(strange, os.O_RDONLY) for _ in range(20)]  # those numbers are free again
+    before = studio.tree()
+    with pytest.raises(UsageError, match="Nothing was written"):
+        version.write("late.txt", b"x")
+    with pytest.raises(UsageError, match="Nothing was written"):
+        version.adopt("late.txt")
+    for way in ("copy", "hardlink", "symlink"):
+        with pytest.raises(UsageError, match="Nothing was written"):
+            getattr(version, way)(f"{studio.sources}/cam.abc")
+    if end != "savepoint":
+        for call in (
+            lambda: assembly.new_version(asset="hero", subset="third", family="model"),
+            lambda: assembly.insert("demo", {"type": "note"}),
+            lambda: assembly.effect("none", {}),
+            lambda: assembly.replace_file(f"{root.path}/demo/late.txt", b"x"),
+            assembly.savepoint,
+            lambda: assembly.roll_back_to(point),
+            assembly.commit,
+        ):
+            with pytest.raises(UsageError, match="not open any more"):
+                call()
+    assert os.listdir(strange) == []
+    assert studio.tree() == before
+    for fd in descriptors:
+        os.close(fd)
+    assembly.transaction.roll_back()
+    assert studio.leftovers() == []
