@@ -8,17 +8,19 @@
         export_alembic(version.path + "/hero.abc")
         version.adopt("hero.abc")
 
-Leaving the block commits; any exception, `KeyboardInterrupt` and `SystemExit` included, rolls everything back.
+Leaving the block commits; any exception, `KeyboardInterrupt` and `SystemExit` included, rolls everything back. So does a step
+that failed and whose error was caught inside the block, unless the block rolled back to a savepoint from before it.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from integrator.database import PROJECT, Delete, Insert, Replace, Update, field
 from integrator.documents import Stamp, find_parents
@@ -36,6 +38,19 @@ from integrator.root import Root
 from integrator.staging import StagingDirectory
 from integrator.transaction import Savepoint, Transaction
 from integrator.versions import Named, Version, name_sources, planner
+
+_Step = TypeVar("_Step", bound=Callable[..., Any])
+
+
+def _step(function: _Step) -> _Step:
+    """A step of a publish: when it fails, the transaction is not committed, unless a savepoint takes the failure back."""
+
+    @functools.wraps(function)
+    def step(self: Assembly | OpenVersion, *args: Any, **kwargs: Any) -> Any:
+        with self.transaction.dooming():
+            return function(self, *args, **kwargs)
+
+    return cast("_Step", step)
 
 
 class Assembly:
@@ -98,7 +113,9 @@ class Assembly:
 
     def commit(self) -> PublishResult:
         """Publish everything that was added. Raises as `Transaction.commit` does."""
+        self.transaction.refuse_doomed()
         kept = self._kept()
+        _refuse_empty(self.transaction, kept)
         for version in kept:
             self.transaction.change(*version.changes())
         document = self.transaction.commit({"versions": [version.summary() for version in kept]})
@@ -107,6 +124,7 @@ class Assembly:
 
     # --- adding ---------------------------------------------------------------------------------------------------
 
+    @_step
     def new_version(self, *, asset: str, subset: str, family: str, **instance: Any) -> OpenVersion:
         """Claim the next version (or `version=N`) of a subset and make its staging directory.
 
@@ -130,7 +148,8 @@ class Assembly:
         used = frozenset(self.transaction.document["claims"])
         [staging] = self.transaction.extend(planner(self._root, [plan], used), wait=self._wait)
         claims = self.transaction.document["claims"]
-        version = OpenVersion(self._root, plan, staging, claims[staging.directory.claim][1], self._stamp, self._harvest)
+        number = claims[staging.directory.claim][1]
+        version = OpenVersion(self._root, plan, staging, number, self._stamp, self.transaction, self._harvest)
         self.versions.append(version)
         return version
 
@@ -146,6 +165,7 @@ class Assembly:
         """The versions that no savepoint took back."""
         return [version for version in self.versions if version.staging in self.transaction.staging]
 
+    @_step
     def insert(self, project: str, document: Mapping[str, Any]) -> Any:
         """Add a document of a project; returns its id."""
         _refuse_project(self._root, project)
@@ -153,18 +173,21 @@ class Assembly:
         self.transaction.change(Insert(collection=PROJECT + project, document=made))
         return made["_id"]
 
+    @_step
     def update(self, project: str, where: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
         """Set fields (dotted names) of the one document that `where` finds, provided they are still what they are now."""
         found, changed = self._one(project, where), _extended(dict(changes))
         expect = {name: field(found, name) for name in changed}
         self.transaction.change(Update(collection=PROJECT + project, id=found["_id"], expect=expect, set=changed))
 
+    @_step
     def replace(self, project: str, where: Mapping[str, Any], document: Mapping[str, Any]) -> None:
         """Put another document in the place of the one that `where` finds, provided it is still as it is now."""
         found = self._one(project, where)
         made = _extended({**document, "_id": found["_id"]})
         self.transaction.change(Replace(collection=PROJECT + project, id=found["_id"], expect=found, document=made))
 
+    @_step
     def delete(self, project: str, where: Mapping[str, Any]) -> None:
         """Remove the one document that `where` finds, provided it is still as it is now."""
         found = self._one(project, where)
@@ -177,10 +200,12 @@ class Assembly:
             raise ExpectationFailed(f"{len(found) or 'no'} documents of {project} match {dict(where)!r}; exactly one should")
         return found[0]
 
+    @_step
     def effect(self, name: str, arguments: Mapping[str, Any]) -> Any:
         """Make a registered change in an outside system; see `Transaction.effect`."""
         return self.transaction.effect(name, arguments)
 
+    @_step
     def replace_file(self, path: str, content: bytes) -> None:
         """Give a file inside a root this content, at the verdict; the old content goes to the trash."""
         place = self._place(path)
@@ -230,9 +255,17 @@ class OpenVersion(Version):
     """A version that files are added to one by one. Each file, or sequence, is a representation named by its extension."""
 
     def __init__(
-        self, root: Root, plan: InstancePlan, staging: StagingDirectory, number: int, stamp: Stamp, harvest: Harvest | None = None
+        self,
+        root: Root,
+        plan: InstancePlan,
+        staging: StagingDirectory,
+        number: int,
+        stamp: Stamp,
+        transaction: Transaction,
+        harvest: Harvest | None = None,
     ) -> None:
         super().__init__(root, plan, staging, number, stamp)
+        self.transaction = transaction
         self._plan = plan
         #: Key of the soft lock.
         self.lease = plan.lease
@@ -259,6 +292,7 @@ class OpenVersion(Version):
         """Take a file or sequence over: its source is removed after the verdict, never before."""
         self._bring("move", path, representation, options)
 
+    @_step
     def write(self, name: str, content: bytes, representation: str = "") -> None:
         """Write a file of this name, which may have folders."""
         self._refuse_named(name, representation)
@@ -266,6 +300,7 @@ class OpenVersion(Version):
         facts = self.staging.write(base, content, folder=folder)
         self._describe_named(name, facts, representation)
 
+    @_step
     def adopt(self, name: str, representation: str = "") -> None:
         """Take up a file that an extractor wrote straight into `path`, in this run or in an earlier one that failed."""
         self._refuse_named(name, representation)
@@ -279,6 +314,7 @@ class OpenVersion(Version):
         self.representations = [entry for entry in self.representations if entry["name"] in kept]
         self._taken = kept
 
+    @_step
     def _bring(self, way: str, path: str, representation: str, options: Mapping[str, Any]) -> None:
         self.staging.check_open()
         name = representation or extension(path) or "file"
@@ -329,6 +365,16 @@ class OpenVersion(Version):
         values = {**self.values, "representation": kind, "ext": extension(name)}
         self._taken[kind] = (name,)
         self.describe(kind, values, [name], facts, literal=True)
+
+
+def _refuse_empty(transaction: Transaction, versions: Iterable[OpenVersion]) -> None:
+    """Roll back and raise `ValidationRefused` if a version has no file."""
+    names = [f"{version.lease} v{version.number:03d}" for version in versions if not version.representations]
+    if names:
+        what = "has no files: add some, or roll back to a savepoint from before it was made"
+        error = ValidationRefused([Problem(name, what) for name in names])
+        transaction.roll_back(error)
+        raise error
 
 
 def _refuse_project(root: Root, project: str) -> None:

@@ -5,9 +5,10 @@ Nothing here is seen by anybody before the verdict, except effects with a compen
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -16,7 +17,7 @@ from integrator import ledger, operations, storage
 from integrator.database import Change, Ensure, Insert, Replace, Update
 from integrator.encoding import Packed, encoded
 from integrator.engine import Engine
-from integrator.errors import LeaseLost, StorageFailed, UsageError
+from integrator.errors import Failed, LeaseLost, StorageFailed, UsageError
 from integrator.evidence import Evidence, Proof
 from integrator.journal import Journal
 from integrator.journal.format import (
@@ -43,9 +44,11 @@ class Savepoint:
     effects: int
     deferred: int
     exchanges: int
+    #: The how-manieth savepoint of its transaction this is.
+    number: int
 
 
-class Work:
+class Work(abc.ABC):
     """The contents of one open transaction. Used through `Transaction`."""
 
     def __init__(self, engine: Engine, document: Document) -> None:
@@ -62,6 +65,9 @@ class Work:
         self._exchanges: list[Document] = []
         self._deferred: list[Document] = []
         self._number = 0
+        self._savepoints = 0
+        #: The first failure and the number of savepoints before it: it dooms the transaction, unless a savepoint takes it back.
+        self._failure: tuple[int, BaseException] | None = None
         #: Whether this actor has tried to roll back, or must not: it tries once, and recovery does the rest.
         self._over = False
         #: Identities of the staging directories, once prepared.
@@ -171,13 +177,30 @@ class Work:
     def savepoint(self) -> Savepoint:
         """A position to roll back to."""
         self._open_journal()
+        self._savepoints += 1
         files = tuple(staging.position() if staging else 0 for staging in self.staging)
         return Savepoint(
-            len(self.staging), files, len(self._changes), len(self._effects), len(self._deferred), len(self._exchanges)
+            len(self.staging),
+            files,
+            len(self._changes),
+            len(self._effects),
+            len(self._deferred),
+            len(self._exchanges),
+            self._savepoints,
         )
 
     def roll_back_to(self, point: Savepoint) -> None:
         """Undo what was done since a savepoint; the transaction goes on."""
+        self._open_journal()
+        try:
+            self._undo_since(point)
+        except BaseException as error:
+            self._failure = (0, error)  # nobody knows what was undone: no savepoint is before that
+            raise
+        if self._failure is not None and self._failure[0] >= point.number:
+            self._failure = None
+
+    def _undo_since(self, point: Savepoint) -> None:
         journal, actor = self._open_journal(), Actor.of(self.document)
         for number, name, arguments, result in reversed(self._effects[point.effects :]):
             operations.compensate_effect(self._engine, actor, number, name, arguments, result)
@@ -194,6 +217,33 @@ class Work:
         for plan in self._exchanges[point.exchanges :]:
             operations.undo_exchange(self._engine, actor, plan, self.root(plan["root"]))
         del self._changes[point.changes :], self._deferred[point.deferred :], self._exchanges[point.exchanges :]
+
+    @contextlib.contextmanager
+    def dooming(self) -> Iterator[None]:
+        """Whatever fails inside keeps the transaction from being committed, even where a caller takes no notice of it."""
+        open_before = self.state is State.OPEN and not self._over
+        try:
+            yield
+        except BaseException as error:
+            if open_before and self._failure is None:
+                self._failure = (self._savepoints, error)
+            raise
+
+    def refuse_doomed(self) -> None:
+        """Roll back and raise `Failed` if a step failed that no savepoint took back."""
+        if self._failure is not None:
+            first = self._failure[1]
+            error = Failed(
+                f"a step of this publish failed, so none of it is published ({str(first) or type(first).__name__})."
+                " Everything is as before",
+                next="run it again; code that can do without a step rolls back to a savepoint from before it",
+            )
+            self.roll_back(error)
+            raise error from first
+
+    @abc.abstractmethod
+    def roll_back(self, cause: BaseException | None = None) -> None:
+        """Undo everything."""
 
     def evidence(self) -> Evidence:
         """What its owner knows of the transaction, for undoing it."""

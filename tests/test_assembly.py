@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from studio import Studio
 
 from integrator import transaction, versions
 from integrator.database import CLAIMS, Delete, Insert
-from integrator.errors import Failed, UsageError, ValidationRefused, VersionTaken
+from integrator.engine import Effect
+from integrator.errors import Failed, IntegratorError, UsageError, ValidationRefused, VersionTaken
 from integrator.root import Root
 
 #: Names that no file of a version may have.
@@ -181,4 +184,83 @@ def test_a_version_that_has_ended_takes_nothing_more(root: Root, studio: Studio,
     for fd in descriptors:
         os.close(fd)
     assembly.transaction.roll_back()
+    assert studio.leftovers() == []
+
+
+@pytest.mark.parametrize("step", ["write", "copy", "adopt", "new_version", "update", "effect", "replace_file"])
+def test_a_step_that_failed_dooms_the_publish_even_if_its_error_is_caught(root: Root, studio: Studio, step: str) -> None:
+    before, documents = studio.tree(), studio.documents()
+    assembly = root.begin(project="demo")
+    version = assembly.new_version(asset="hero", subset="main", family="model")
+    version.write("a.txt", b"x")
+    steps: dict[str, Callable[[], Any]] = {
+        "write": lambda: version.write("../b.abc", b"x"),
+        "copy": lambda: version.copy("/nowhere/b.abc"),
+        "adopt": lambda: version.adopt("b.abc"),
+        "new_version": lambda: assembly.new_version(asset="he/ro", subset="main", family="model"),
+        "update": lambda: assembly.update("demo", {"type": "nothing"}, {}),
+        "effect": lambda: assembly.effect("none", {}),
+        "replace_file": lambda: assembly.replace_file("/etc/hostname", b"x"),
+    }
+    with pytest.raises(IntegratorError) as first:
+        steps[step]()
+    with contextlib.suppress(IntegratorError):
+        version.copy("/nowhere/second.abc")
+    point = assembly.savepoint()
+    assembly.roll_back_to(point)  # later than the failure: it takes nothing back
+    with pytest.raises(Failed, match="a step of this publish failed") as caught:
+        assembly.commit()
+    assert (caught.value.exit_code, caught.value.__cause__) == (5, first.value)
+    assert first.value.message in caught.value.message
+    assert (studio.tree(), studio.documents()) == (before, documents)
+    assert studio.leftovers() == []
+
+
+def test_a_failure_behind_a_savepoint_is_taken_back_with_it(root: Root, studio: Studio) -> None:
+    with root.begin(project="demo") as assembly:
+        version = assembly.new_version(asset="hero", subset="main", family="model")
+        version.write("a.txt", b"x")
+        early, late = assembly.savepoint(), assembly.savepoint()
+        with pytest.raises(ValidationRefused):
+            version.copy("/nowhere/b.abc")
+        with pytest.raises(ValidationRefused):
+            version.copy("/nowhere/c.abc")
+        assembly.roll_back_to(late)
+        with pytest.raises(ValidationRefused):
+            version.copy("/nowhere/b.abc")
+        assembly.roll_back_to(early)
+    assert os.listdir(version.final_path()) == ["a.txt"]
+    assert studio.leftovers() == []
+
+
+def test_a_savepoint_that_cannot_be_rolled_back_to_dooms_the_publish(root: Root, studio: Studio) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("the tracker is away")
+
+    root.register_effect("track", Effect(call=lambda arguments, key: key, compensate=fail))
+    assembly = root.begin(project="demo")
+    assembly.new_version(asset="hero", subset="main", family="model").write("a.txt", b"x")
+    point = assembly.savepoint()
+    assembly.effect("track", {})
+    with pytest.raises(IntegratorError):
+        assembly.roll_back_to(point)
+    with pytest.raises(IntegratorError, match="the tracker is away"):
+        assembly.commit()
+    assert studio.versions("main") == []
+
+
+@pytest.mark.parametrize("how", ["never written", "rolled back"])
+def test_a_version_without_files_is_refused(root: Root, studio: Studio, how: str) -> None:
+    before = studio.tree()
+    with (
+        pytest.raises(ValidationRefused, match="demo/hero/main v001: has no files") as caught,
+        root.begin(project="demo") as assembly,
+    ):
+        version = assembly.new_version(asset="hero", subset="main", family="model")
+        if how == "rolled back":
+            point = assembly.savepoint()
+            version.write("a.txt", b"x")
+            assembly.roll_back_to(point)
+    assert caught.value.exit_code == 3
+    assert studio.tree() == before
     assert studio.leftovers() == []
