@@ -310,6 +310,15 @@ def test_again_publishes_a_new_version_under_a_publish_id_that_was_published(roo
     assert again.json["outcome"] == "published"
 
 
+def test_again_publishes_under_the_publish_id_itself_if_that_was_never_published(root: Path, sources: Path) -> None:
+    missing = publish(root, sources / "nowhere", "--publish-id", "farm-1", "--json")
+    first = publish(root, sources, "--publish-id", "farm-1", "--again", "--json")
+    retry = publish(root, sources, "--publish-id", "farm-1", "--json")
+    second = publish(root, sources, "--publish-id", "farm-1", "--again", "--json")
+    assert (missing.code, first.json["outcome"], retry.json) == (3, "published", {**first.json, "outcome": "already_published"})
+    assert (second.json["outcome"], second.json["versions"][0]["version"]) == ("published", 2)
+
+
 def test_the_publish_id_of_the_command_line_wins_over_that_of_the_request(root: Path, sources: Path) -> None:
     text = json.dumps(request(sources, publish_id="inside")).encode()
     runs = [Run("publish", "-", "--publish-id", name, "--root", str(root), "--json", input=text) for name in ("a", "a", "inside")]

@@ -62,7 +62,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--data", action="append", metavar="KEY=VALUE", help="stored with the version; JSON if VALUE is JSON")
     both = parser.add_argument_group("both forms")
     both.add_argument("--publish-id", action=Once, metavar="ID", help="publishes once under this id, however often it is run")
-    both.add_argument("--again", action="store_true", help="publish a new version even if this publish id was published before")
+    both.add_argument(
+        "--again",
+        action="store_true",
+        help=(
+            "publish a new version even if this publish id was published: then under an id of its own, else under this one;"
+            " attempts that failed before do not count"
+        ),
+    )
     add_retry_options(both)
     both.add_argument("--dry-run", action="store_true", help="check everything, write nothing")
     both.add_argument("--workers", action=Once, metavar="N", type=count, help="threads that copy")
@@ -178,9 +185,17 @@ def _request(arguments: Arguments, root: Root, console: Console) -> tuple[Publis
     request = parse_request(source, root.policy)
     given = arguments.publish_id if arguments.publish_id is not None else request.publish_id
     publish_id = given if given is not None else f"run-{new_id()}"
-    if arguments.again:
+    if arguments.again and _is_published(root, publish_id):
         publish_id += f"+{new_id()}"  # an id of its own: the one that was published keeps its answer
     return parse_request(attrs.evolve(request, publish_id=publish_id), root.policy), given is not None and not arguments.again
+
+
+def _is_published(root: Root, publish_id: str) -> bool:
+    """Whether the verdict of a publish with this id is in, even if somebody has yet to finish it."""
+    from integrator.model import State
+    from integrator.retry import find
+
+    return (find(root, publish_id) or {}).get("state") in (State.COMMITTED.value, State.FINISHED.value)
 
 
 def read_request(name: str, console: Console) -> bytes:
@@ -214,9 +229,12 @@ def _publish(
     database = without_password(root.settings.database) or "embedded"
     settings = root.of_project(request.project).settings
     settle = arguments.settle if arguments.settle is not None else settings.settle or (FARM_SETTLE if farm() else 0.0)
+    again = getattr(arguments, "again", False)  # whoever asks for it has mended what failed
     budget = {
-        "attempts": arguments.attempts or settings.attempts or (FARM_ATTEMPTS if on_farm else 0),
-        "per_host": arguments.attempts_per_host or settings.attempts_per_host or (FARM_ATTEMPTS_PER_HOST if on_farm else 0),
+        "attempts": arguments.attempts or (0 if again else settings.attempts) or (FARM_ATTEMPTS if on_farm else 0),
+        "per_host": arguments.attempts_per_host
+        or (0 if again else settings.attempts_per_host)
+        or (FARM_ATTEMPTS_PER_HOST if on_farm else 0),
     }
     call.console.detail(f"publish id {request.publish_id}, database {database}, waits {wait:g} s")
 
