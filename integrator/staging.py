@@ -391,6 +391,7 @@ class StagingDirectory:
 
         What was produced here is complete, too: nobody has it open for writing, and no text in it names a staging directory.
         """
+        timed = self._engine.settings.keep_times
         for group in self._groups:
             for start, end in _cuts(len(group.names), 2048):
                 transfer.verify(
@@ -404,6 +405,7 @@ class StagingDirectory:
                         source_times=group.facts.source_times[start:end],
                         source_inodes=group.facts.source_inodes[start:end],
                         produced=group.transfer == "adopt",
+                        checksums=group.facts.checksums[start:end] if timed and group.transfer != "symlink" else [],
                     )
                 )
         for folder in self._folders:

@@ -318,6 +318,10 @@ def checksum_of(fd: int, buffer: memoryview | None = None, stop: Stop | None = N
     return str(digest.hexdigest())
 
 
+#: Nanoseconds by which a file system may round a time (two seconds on FAT).
+_COARSE: Final = 2_000_000_000
+
+
 @attrs.frozen(kw_only=True)
 class Check:
     """Staged files of one folder that are to be verified; parallel sequences, [] for sources where there are none."""
@@ -332,6 +336,8 @@ class Check:
     source_inodes: Sequence[int]
     #: Whether an extractor or renderer produced them.
     produced: bool = False
+    #: Checksums of copies that have the times of their sources; [] for files with times of their own.
+    checksums: Sequence[str] = ()
 
 
 def verify(check: Check) -> None:
@@ -341,6 +347,7 @@ def verify(check: Check) -> None:
         for name in check.names if check.produced else ():
             _refuse_unfinished(name, at)
         staged = _statuses(check, at)  # after that: whoever wrote until then has left another size or time
+        _refuse_rewritten(check, staged, at)
     finally:
         os.close(at)
     n = _first_difference(staged, check.sizes, check.inodes, None)
@@ -396,6 +403,22 @@ def is_written(fd: int) -> bool:
     except AttributeError:  # no such call on this platform
         return False
     return False
+
+
+def _refuse_rewritten(check: Check, staged: Sequence[os.stat_result], at: int) -> None:
+    """Refuse a copy with another time than its source and another content than was hashed.
+
+    The time alone proves nothing: some file systems keep it coarsely, or not at all.
+    """
+    for n, (expected, status) in enumerate(zip(check.checksums, staged)):
+        is_copy = expected and check.source_inodes[n]
+        if is_copy and abs(status.st_mtime_ns - check.source_times[n]) > _COARSE and stat.S_ISREG(status.st_mode):
+            fd = os.open(check.names[n], os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+            try:
+                if checksum_of(fd) != expected:
+                    raise StagingChanged(f"the staged file {check.names[n]} changed after it was copied: it has another content")
+            finally:
+                os.close(fd)
 
 
 def _first_difference(

@@ -14,7 +14,7 @@ from studio import Studio
 from integrator import transaction, versions
 from integrator.database import CLAIMS, Delete, Insert
 from integrator.engine import Effect
-from integrator.errors import Failed, IntegratorError, UsageError, ValidationRefused, VersionTaken
+from integrator.errors import Failed, IntegratorError, StagingChanged, UsageError, ValidationRefused, VersionTaken
 from integrator.root import Root
 
 #: Names that no file of a version may have.
@@ -263,4 +263,30 @@ def test_a_version_without_files_is_refused(root: Root, studio: Studio, how: str
             assembly.roll_back_to(point)
     assert caught.value.exit_code == 3
     assert studio.tree() == before
+    assert studio.leftovers() == []
+
+
+def old_source(studio: Studio) -> str:
+    path = Path(studio.folder, "old.abc")
+    path.write_bytes(b"cache" * 100)
+    os.utime(path, (1e9, 1e9))
+    return str(path)
+
+
+def test_a_copy_that_is_written_over_after_it_was_hashed_is_not_published(root: Root, studio: Studio) -> None:
+    with pytest.raises(StagingChanged, match="another content"), root.begin(project="demo") as assembly:
+        version = assembly.new_version(asset="hero", subset="main", family="model")
+        version.copy(old_source(studio))
+        [name] = os.listdir(version.path)
+        with open(f"{version.path}/{name}", "r+b") as file:
+            file.write(b"other")
+    assert studio.leftovers() == []
+
+
+def test_a_file_system_that_keeps_no_times_gets_its_publishes(root: Root, studio: Studio) -> None:
+    with root.begin(project="demo") as assembly:
+        version = assembly.new_version(asset="hero", subset="main", family="model")
+        version.copy(old_source(studio))
+        [name] = os.listdir(version.path)
+        os.utime(f"{version.path}/{name}")
     assert studio.leftovers() == []
