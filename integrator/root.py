@@ -13,7 +13,7 @@ import attrs
 
 from integrator import mounts
 from integrator import settings as settings_module
-from integrator.database import PROJECT, Database, connect, connect_reader
+from integrator.database import PROJECT, Database, connect, connect_reader, make_database
 from integrator.errors import NotARoot, Problem, ReadOnly, RootRefused, SettingsRefused, TemplateRefused, UsageError
 from integrator.layout import (
     FILE,
@@ -223,6 +223,7 @@ def create_root(
         if database or templates or shared or (state and os.path.abspath(state) != found):
             raise UsageError(f"{path} is a publish root already; change {os.path.join(found, CONFIG)} instead")
         root = open_root(path)
+        make_database(database_url(root.settings, root.state), root.settings.root_id)  # an older one does not say whose it is
         for place in root.engine.roots.values():
             # Only here: elsewhere a missing marker means a missing mount.
             mark(root.engine.storage, place, root.settings)
@@ -236,7 +237,7 @@ def open_root(path: str, *, executor: Executor | None = None, application: str =
     """Open the publish root at `path`.
 
     `executor` runs the copying (any `concurrent.futures.Executor`, not closed here); by default threads of this process.
-    Raises `NotARoot`, `RootRefused`, `SettingsRefused`, `DatabaseFailed`, `NewerDatabase`.
+    Raises `NotARoot`, `RootRefused`, `SettingsRefused`, `DatabaseFailed`, `DatabaseDamaged`, `NewerDatabase`.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -253,7 +254,7 @@ def open_root(path: str, *, executor: Executor | None = None, application: str =
     writer = Storage()
     engine = Engine(
         storage=writer,
-        database=connect(url),
+        database=connect(url, settings.root_id),
         journals=Journals(writer, state),
         roots={"work": path, **settings.roots},
         root_id=settings.root_id,
@@ -269,12 +270,12 @@ def open_root(path: str, *, executor: Executor | None = None, application: str =
 def open_reader(path: str) -> Reader:
     """Open the publish root at `path` for reading; the right to read it is enough.
 
-    Raises `NotARoot`, `RootRefused`, `SettingsRefused`, `DatabaseFailed`, `NewerDatabase`.
+    Raises `NotARoot`, `RootRefused`, `SettingsRefused`, `DatabaseFailed`, `DatabaseDamaged`, `NewerDatabase`.
     """
     path = os.path.abspath(path)
     state, source = open_state(path)
     settings = _survey([source]).settings()
-    return Reader(path, settings, connect_reader(database_url(settings, state)), source)
+    return Reader(path, settings, connect_reader(database_url(settings, state), settings.root_id), source)
 
 
 def find_root(near: str = "") -> str:

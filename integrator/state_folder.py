@@ -18,7 +18,7 @@ import attrs
 
 from integrator import settings as settings_module
 from integrator import storage
-from integrator.database import connect, refuse_place
+from integrator.database import make_database, refuse_place
 from integrator.errors import NotARoot, RootRefused, UsageError
 from integrator.layout import MARKER
 from integrator.model import new_id
@@ -265,7 +265,7 @@ def _mark(writer: Storage, path: str, settings: Settings, fd: int) -> None:
 def _make_database(writer: Storage, url: str, settings: Settings, group: int | None) -> None:
     """Make the database. SQLite would leave the mode of its file to the umask; log and index get that of the file."""
     folder, name = os.path.split(url.removeprefix("sqlite://"))
-    with contextlib.suppress(FileNotFoundError, FileExistsError):  # whatever is wrong with the place, `connect` says it
+    with contextlib.suppress(FileNotFoundError, FileExistsError):  # whatever is wrong with the place, `make_database` says it
         at = storage.open_root(folder)
         try:
             fd = writer.create(name, settings.file_mode, at)
@@ -275,7 +275,7 @@ def _make_database(writer: Storage, url: str, settings: Settings, group: int | N
                 writer.close(fd)
         finally:
             os.close(at)
-    connect(url).close()
+    make_database(url, settings.root_id)
 
 
 def _config(root_id: str, wish: Wish) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +18,9 @@ from studio import Studio
 import integrator
 from integrator import queries, recovery, state_folder
 from integrator.check import check
-from integrator.errors import NotARoot, RootRefused, UsageError
-from integrator.root import create_root, find_root, open_root
+from integrator.database import connect, connect_reader
+from integrator.errors import DatabaseDamaged, NotARoot, RootRefused, UsageError
+from integrator.root import create_root, find_root, open_reader, open_root
 from integrator.storage import Storage
 from integrator.testing import CrashingStorage, Fate, Killed
 
@@ -204,3 +206,74 @@ def test_a_root_that_is_not_mounted_settles_nothing(studio: Studio, mounted: Pat
 
 def test_what_makes_a_state_folder_is_the_one_storage() -> None:
     assert state_folder.Storage is Storage
+
+
+# --- a database that was lost ---------------------------------------------------------------------------------------
+
+
+def _lose(database: Path, how: str) -> None:
+    if how == "missing":
+        database.unlink()
+    elif how == "empty":
+        database.write_bytes(b"")
+    else:
+        database.unlink()
+        with contextlib.closing(sqlite3.connect(database)) as plain:
+            plain.execute("CREATE TABLE other (id)")
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "without tables"])
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["embedded", "elsewhere"])
+def test_a_lost_database_is_never_made_anew(studio: Studio, how: str, elsewhere: bool) -> None:
+    database = Path(studio.path, ".integrator/publish.sqlite3")
+    if elsewhere:
+        database = database.rename(Path(studio.folder, "own.sqlite3"))
+        config = Path(studio.path, ".integrator/config.toml")
+        config.write_text(config.read_text() + f'database = "sqlite://{database}"\n')
+    _lose(database, how)
+    log = Path(f"{database}-wal")
+    if how != "without tables":  # else it is SQLite's own business
+        log.write_bytes(b"what was not yet written into the file")
+    before = names(database.parent), database.exists() and database.read_bytes()
+    url = f"sqlite://{database}"
+    for attempt in (open_root, open_reader, create_root, lambda _: connect(url), lambda _: connect_reader(url)):
+        with pytest.raises(DatabaseDamaged) as damaged:
+            attempt(studio.path)  # type: ignore[operator]
+        assert damaged.value.exit_code == 6
+        assert "cannot be told" in damaged.value.message
+        assert f"put {database} back from a copy, with {database}-wal" in damaged.value.next
+        assert "integrator recover" in damaged.value.next
+        assert "init" not in damaged.value.next
+    assert (names(database.parent), database.exists() and database.read_bytes()) == before
+    assert how == "without tables" or log.read_bytes() == b"what was not yet written into the file"
+
+
+def test_a_database_that_is_put_back_is_used_again(studio: Studio) -> None:
+    database = Path(studio.path, ".integrator/publish.sqlite3")
+    database.rename(studio.folder + "/copy")
+    with pytest.raises(DatabaseDamaged):
+        open_root(studio.path)
+    Path(studio.folder, "copy").rename(database)
+    assert studio.leftovers() == []
+
+
+def test_the_database_of_another_root_is_refused(studio: Studio, show: Path, tmp_path: Path) -> None:
+    create_root(str(show)).close()
+    shutil.copy(Path(studio.path, ".integrator/publish.sqlite3"), show / ".integrator/publish.sqlite3")
+    for attempt in (open_root, open_reader, create_root):
+        with pytest.raises(RootRefused, match="is that of publish root"):
+            attempt(str(show))
+    with pytest.raises(RootRefused, match="is that of publish root"):
+        create_root(str(tmp_path / "third"), database=f"sqlite://{show}/.integrator/publish.sqlite3")
+
+
+def test_a_database_that_does_not_say_whose_it_is_is_accepted_and_init_says_it(studio: Studio) -> None:
+    database = Path(studio.path, ".integrator/publish.sqlite3")
+    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as plain:
+        plain.execute("DROP TABLE root")
+    open_reader(studio.path).close()
+    with open_root(studio.path) as root:
+        own = root.settings.root_id
+    create_root(studio.path).close()
+    with contextlib.closing(sqlite3.connect(database)) as plain:
+        assert plain.execute("SELECT id FROM root").fetchall() == [(own,)]
