@@ -19,7 +19,7 @@ import integrator
 from integrator import queries, recovery, state_folder
 from integrator.check import check
 from integrator.database import connect, connect_reader
-from integrator.errors import DatabaseDamaged, NotARoot, RootRefused, UsageError
+from integrator.errors import DatabaseDamaged, NotARoot, RootMissing, RootRefused, UsageError
 from integrator.root import create_root, find_root, open_reader, open_root
 from integrator.storage import Storage
 from integrator.testing import CrashingStorage, Fate, Killed
@@ -277,3 +277,104 @@ def test_a_database_that_does_not_say_whose_it_is_is_accepted_and_init_says_it(s
     create_root(studio.path).close()
     with contextlib.closing(sqlite3.connect(database)) as plain:
         assert plain.execute("SELECT id FROM root").fetchall() == [(own,)]
+
+
+# --- an init that was not completed, or whose configuration is gone ---------------------------------------------------
+
+
+@pytest.mark.parametrize("marker", ["", "\n"])
+def test_an_empty_marker_is_written_anew(show: Path, marker: str) -> None:
+    (show / ".integrator").mkdir()
+    (show / ".integrator/id").write_text(marker)
+    with create_root(str(show)) as root:
+        assert (show / ".integrator/id").read_text().strip() == root.settings.root_id
+    with open_root(str(show)) as root, root.engine.root("work"):
+        pass
+
+
+def test_an_init_of_which_only_the_marker_is_left_is_completed_with_its_id(show: Path) -> None:
+    create_root(str(show)).close()
+    own = (show / ".integrator/id").read_text().strip()
+    (show / ".integrator/config.toml").unlink()
+    (show / ".integrator/publish.sqlite3").write_bytes(b"")
+    with create_root(str(show)) as root:
+        assert root.settings.root_id == own
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["inside", "elsewhere"])
+def test_a_configuration_that_was_lost_is_not_invented(studio: Studio, show: Path, tmp_path: Path, elsewhere: bool) -> None:
+    state = tmp_path / "state" if elsewhere else show / ".integrator"
+    with create_root(str(show), state=str(state) if elsewhere else "") as root:
+        integrator.publish(camera(studio, "job"), root)
+        own = root.settings.root_id
+    config = state / "config.toml"
+    kept = config.read_bytes()
+    config.unlink()
+    before = names(state)
+    for attempt in (open_root, open_reader, lambda path: create_root(path, state=str(state))):
+        with pytest.raises(RootRefused, match=r"config.toml is missing") as refused:
+            attempt(str(show))
+        assert f"put {config} back from a copy" in refused.value.next
+        assert f'root_id = "{own}"' in refused.value.next
+    assert names(state) == before
+    config.write_bytes(kept)
+    with open_root(str(show)) as root:
+        assert check(root, checksums=True) == []
+
+
+def _where(fd: int) -> str:
+    return os.readlink(f"/proc/self/fd/{fd}")
+
+
+class Watched(Storage):
+    """Notes in which folder a name was changed, and which folder was made durable."""
+
+    def __init__(self, seen: list[tuple[str, str]]) -> None:
+        self.seen = seen
+
+    def mkdir(self, name: str, mode: int, at: int) -> None:
+        super().mkdir(name, mode, at)
+        self.seen.append(("changed", _where(at)))
+
+    def rename(self, old: str, old_at: int, new: str, new_at: int) -> None:
+        super().rename(old, old_at, new, new_at)
+        self.seen.append((new, _where(new_at)) if new == "config.toml" else ("changed", _where(new_at)))
+
+    def sync(self, fd: int) -> None:
+        super().sync(fd)
+        self.seen.append(("synced", _where(fd)))
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["inside", "elsewhere"])
+def test_every_name_that_init_makes_is_durable(tmp_path: Path, elsewhere: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, str]] = []
+    monkeypatch.setattr(state_folder, "Storage", lambda: Watched(seen))
+    path, state = tmp_path / "new" / "show", str(tmp_path / "state") if elsewhere else ""
+    create_root(str(path), state=state).close()
+    where = state or str(path / ".integrator")
+    folders = {folder for what, folder in seen if what != "synced"}
+    assert folders == {str(path), str(path / ".integrator"), where}
+    for folder in folders | {str(path.parent), str(tmp_path)}:
+        last = [what for what, at in seen if at == folder][-1]
+        assert last == "synced", folder
+    before = seen[: seen.index(("config.toml", where))]
+    for folder in {str(path / ".integrator"), where}:  # with it the root is one: all else must be there by then
+        assert [what for what, at in before if at == folder][-1] == "synced", folder
+
+
+def test_init_again_marks_a_root_that_was_added_and_makes_the_marker_durable(
+    studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "render").mkdir()
+    config = Path(studio.path, ".integrator/config.toml")
+    config.write_text(config.read_text() + f'[roots]\nrender = "{tmp_path}/render"\n')
+    with open_root(studio.path) as root, pytest.raises(RootMissing), root.engine.root("render"):
+        pass
+    seen: list[tuple[str, str]] = []
+    monkeypatch.setattr(integrator.root, "Storage", lambda: Watched(seen))
+    create_root(studio.path).close()
+    with open_root(studio.path) as root, root.engine.root("render"):
+        pass
+    assert (tmp_path / "render/.integrator/id").read_text() == Path(studio.path, ".integrator/id").read_text()
+    for folder in (f"{tmp_path}/render", f"{tmp_path}/render/.integrator"):
+        assert [what for what, at in seen if at == folder][-1] == "synced", folder
