@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from studio import Studio
 import integrator
 from integrator import queries, recovery, state_folder
 from integrator.check import check
-from integrator.database import connect, connect_reader
-from integrator.errors import DatabaseDamaged, NotARoot, RootMissing, RootRefused, UsageError
+from integrator.database import CLAIMS, Insert, Update, connect, connect_reader
+from integrator.errors import DatabaseDamaged, DatabaseFailed, NotARoot, RootMissing, RootRefused, SettingsRefused, UsageError
 from integrator.root import create_root, find_root, open_reader, open_root
 from integrator.storage import Storage
+from integrator.sweep import sweep
 from integrator.testing import CrashingStorage, Fate, Killed
 
 __all__ = ["place"]
@@ -378,3 +380,103 @@ def test_init_again_marks_a_root_that_was_added_and_makes_the_marker_durable(
     assert (tmp_path / "render/.integrator/id").read_text() == Path(studio.path, ".integrator/id").read_text()
     for folder in (f"{tmp_path}/render", f"{tmp_path}/render/.integrator"):
         assert [what for what, at in seen if at == folder][-1] == "synced", folder
+
+
+# --- what lies around a root ------------------------------------------------------------------------------------------
+
+
+def test_a_burnt_number_that_is_claimed_meanwhile_is_not_swept(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    with studio.open() as root:
+        database = root.engine.database
+        claim = {"_id": "hero/v007", "lease": "hero", "number": 7, "transaction": "a" * 24, "burnt": 1.0}
+        database.commit([Insert(collection=CLAIMS, document=claim)])
+        real, again = database.commit, Update(collection=CLAIMS, id="hero/v007", expect={}, set={"transaction": "b" * 24})
+
+        def late(changes: Any) -> None:
+            real([again])
+            real(changes)
+
+        monkeypatch.setattr(database, "commit", late)
+        [swept] = [entry for entry in sweep(root) if entry.kind == "claim"]
+        assert swept.left == "claimed again meanwhile"
+        kept = database.read(CLAIMS, "hero/v007")
+        assert kept is not None
+        assert kept["transaction"] == "b" * 24
+
+
+def _integrator(*words: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    options = {"stdout": subprocess.PIPE, **options}
+    return subprocess.run([sys.executable, "-m", "integrator", *words], stderr=subprocess.PIPE, check=False, **options)
+
+
+_FORM = ("publish", "--project", "demo", "--asset", "sh010", "--subset", "camera", "--family", "camera")
+
+
+def test_a_removed_working_directory_matters_only_to_relative_paths(studio: Studio, tmp_path: Path) -> None:
+    package = os.path.dirname(os.path.dirname(integrator.__file__))
+
+    def run(*words: str) -> tuple[int, bytes]:
+        gone = tmp_path / "gone"
+        gone.mkdir()
+        program = "import os, sys; os.rmdir(os.getcwd()); from integrator.__main__ import main; sys.exit(main())"
+        done = subprocess.run(
+            [sys.executable, "-c", program, *words],
+            cwd=gone,
+            env={**os.environ, "PYTHONPATH": package},
+            capture_output=True,
+            check=False,
+        )
+        return done.returncode, done.stderr
+
+    assert run("versions", "demo", "--root", studio.path) == (0, b"")
+    assert run("blame", f"{studio.path}/demo/shots", "--root", studio.path)[0] == 0
+    assert run(*_FORM, f"{studio.sources}/cam.abc", "--root", studio.path)[0] == 0
+    for words in (["status"], ["init", "new"], [*_FORM, "cam.abc", "--root", studio.path], ["status", "--root", "show"]):
+        code, said = run(*words)
+        assert code == 2, said
+        assert b"the working directory was removed" in said
+        assert b"absolute paths" in said
+
+
+def test_an_answer_that_cannot_be_written_is_said(studio: Studio) -> None:
+    with open("/dev/full", "wb") as full:
+        done = _integrator(*_FORM, f"{studio.sources}/cam.abc", "--root", studio.path, "--json", stdout=full)
+        assert done.returncode == 0
+        assert b"the answer could not be written: No space left on device; what it was about is published" in done.stderr
+        done = _integrator("versions", "demo", "--root", studio.path, "--json", stdout=full)
+        assert (done.returncode, b"the answer could not be written" in done.stderr, b"bug" in done.stderr) == (1, True, False)
+
+
+def test_a_comment_is_utf_8_whatever_the_locale(studio: Studio) -> None:
+    surroundings = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    words = [*_FORM, f"{studio.sources}/cam.abc", "--root", studio.path, "--comment"]
+    assert _integrator(*words, "première", env=surroundings).returncode == 0
+    with open_reader(studio.path) as reader:
+        assert queries.versions(reader, "demo", "sh010", "camera")[-1]["comment"] == "première"
+    assert _integrator(*words, os.fsdecode(b"\xff"), env=surroundings).returncode == 2
+
+
+def test_settings_without_the_id_say_where_it_stands(studio: Studio) -> None:
+    config = Path(studio.path, ".integrator/config.toml")
+    config.write_text("format = 1\n")
+    with pytest.raises(SettingsRefused, match=f"with the id in {studio.path}/.integrator/id"):
+        open_root(studio.path)
+
+
+@pytest.mark.root
+@as_root
+def test_a_full_disk_at_opening_is_said(tmp_path: Path) -> None:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "none", str(folder)], check=True, timeout=10)
+    try:
+        create_root(str(folder)).close()
+        with contextlib.suppress(OSError), open(folder / "rest", "wb", buffering=0) as file:
+            while True:
+                file.write(b"x" * 4096)
+        with pytest.raises(DatabaseFailed, match=f"The disk of {folder}/.integrator is full") as full:
+            open_root(str(folder))
+        assert full.value.exit_code == 5
+        assert full.value.next.startswith("make room on the disk")
+    finally:
+        subprocess.run(["umount", str(folder)], check=False, timeout=10)

@@ -407,7 +407,22 @@ class SQLiteDatabase:
         except sqlite3.Error as error:
             if type(error) is sqlite3.DatabaseError:  # damaged, or no database; everything else has a class of its own
                 raise self._damaged(error) from error
-            raise DatabaseFailed(f"cannot {action} the database {self.path}: {error}") from error
+            raise self._failed(action, error) from error
+
+    def _failed(self, action: str, error: sqlite3.Error) -> DatabaseFailed:
+        what, folder = f"cannot {action} the database {self.path}: {error}", os.path.dirname(self.path)
+        if isinstance(error, sqlite3.OperationalError) and _is_full(folder):
+            return DatabaseFailed(
+                f"{what}. The disk of {folder} is full: nothing was written to the database, and what is published is as before",
+                next=f"make room on the disk of {folder}, then run the same command again",
+            )
+        if "readonly" in str(error):
+            return DatabaseFailed(
+                f"{what}. You may not write this file or the folder it is in, or its disk is mounted for reading only: nothing"
+                " was written to the database, and what is published is as before",
+                next=f"see who may write it with ls -l {self.path}, then run the same command as one of them",
+            )
+        return DatabaseFailed(what)
 
     def _damaged(self, error: sqlite3.DatabaseError) -> DatabaseDamaged:
         return DatabaseDamaged(
@@ -475,7 +490,9 @@ class SQLiteReader(SQLiteDatabase):
 
     def commit(self, changes: Sequence[Change]) -> None:
         """Raises `ReadOnly`."""
-        raise ReadOnly(f"{self.path} was opened for reading only; nothing was changed", next="open_root opens it for publishing")
+        raise ReadOnly(
+            f"{self.path} was opened for reading only; nothing was changed", next="open it with integrator.open_root to publish"
+        )
 
     def _read(self, work: Callable[[], _Result]) -> _Result:
         with self._lock:
@@ -558,6 +575,15 @@ def _refuse_missing(path: str) -> os.stat_result:
     if not file.st_size:
         raise _lost(path, "is an empty file")
     return file
+
+
+def _is_full(folder: str) -> bool:
+    """Whether a disk has no room for one more page, or no file can be made on it. SQLite calls that by several names."""
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        return False
+    return disk.f_bavail * disk.f_frsize < 1 << 16 or (disk.f_files > 0 and not disk.f_favail)
 
 
 def _lost(path: str, what: str) -> DatabaseDamaged:
