@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import sys
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+
+# No module that takes long, not even `typing`: until `integrator.__main__` has taken signals over, each ends in a traceback.
+TYPE_CHECKING = False
 
 __version__ = "0.1.0"
 __all__ = ["PublishRequest", "__version__", "create_root", "open_reader", "open_root", "publish"]
 
 if TYPE_CHECKING:
+    from types import ModuleType
+    from typing import Any
+
     from integrator.publish import publish
     from integrator.request import PublishRequest
     from integrator.root import create_root, open_reader, open_root
+else:
+    ModuleType = type(sys)
 
 _HOMES = {
     "publish": "integrator.publish",

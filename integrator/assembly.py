@@ -247,7 +247,7 @@ _ANY = {"name": "any", "files": ["/any"]}
 def _used(publish_id: str, transaction: str) -> DifferentContent:
     return DifferentContent(
         f"the publish id {publish_id} is in use or was published ({transaction}). Nothing was touched",
-        next=f"integrator show {transaction}, or use another publish id",
+        next=f"integrator show {transaction}",
     )
 
 

@@ -18,7 +18,7 @@ from typing import Final
 from integrator.database import PROJECT, TRANSACTIONS
 from integrator.errors import UsageError
 from integrator.layout import STAGING_MARK
-from integrator.model import Document
+from integrator.model import Document, from_here
 from integrator.queries import folder_of, hierarchy_of, unsettled
 from integrator.root import Reader
 from integrator.state_folder import STATE
@@ -45,7 +45,7 @@ def blame(root: Reader, path: str) -> Document:
 
 def _without_links_above(path: str) -> str:
     """The absolute path, with no symbolic link in it but perhaps the last component."""
-    whole = os.path.join(os.getcwd(), path).rstrip("/") or "/"
+    whole = from_here(path).rstrip("/") or "/"
     folder, name = os.path.split(whole)
     return os.path.realpath(whole) if name in ("", ".", "..") else os.path.join(os.path.realpath(folder), name)
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import attrs
 
+from integrator.errors import UsageError
+
 #: Documents inside the engine are plain JSON values; ids and dates are written as MongoDB extended JSON
 #: (``{"$oid": hex}``, ``{"$date": iso}``), so that they mean the same in a journal, in SQLite and in MongoDB.
 Document = dict[str, Any]
@@ -130,6 +132,23 @@ class Owner:
 
     def __str__(self) -> str:
         return f"{self.user} on {self.host} (process {self.pid})"
+
+
+def from_here(path: str) -> str:
+    """A path as an absolute one, not normalised: a/../b is not b when a is a symbolic link.
+
+    The working directory is asked for only if the path is relative. Raises `UsageError` where it is gone.
+    """
+    if path.startswith("/"):
+        return path
+    try:
+        return os.path.join(os.getcwd(), path)
+    except FileNotFoundError as error:
+        raise UsageError(
+            "the working directory was removed, so a relative path means nothing here, and no publish root can be looked for"
+            " above it. Nothing was touched",
+            next="change to a directory that is there, or name the root (--root) and all files by absolute paths",
+        ) from error
 
 
 def new_id() -> str:

@@ -30,6 +30,7 @@ import attrs
 from integrator.errors import NotThere, Problem
 from integrator.frames import format_spans, holes, parse_frames, runs
 from integrator.layout import NamePolicy
+from integrator.model import from_here
 from integrator.request import RepresentationRequest
 from integrator.transfer import Facts
 
@@ -263,8 +264,7 @@ def _places(base: str, roots: Mapping[str, str], promised: str) -> Callable[[str
 
     start = filled(base)
     if start and not start.startswith("/"):
-        # Without normalising: a/../b is not b when a is a symbolic link.
-        start = os.path.join(os.getcwd(), start)
+        start = from_here(start)
 
     def place(path: str) -> str:
         path = filled(path)

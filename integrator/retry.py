@@ -80,7 +80,7 @@ def _check_content(document: Document, publish_id: str, request: PublishRequest)
     done = "reserved" if reserved else "used"
     raise DifferentContent(
         f"the publish id {publish_id} was {done} for something else ({document['_id']}). Nothing was touched",
-        next=f"integrator show {document['_id']}, or use another publish id",
+        next=f"integrator show {document['_id']}",
     )
 
 

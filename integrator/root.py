@@ -13,7 +13,7 @@ import attrs
 
 from integrator import mounts
 from integrator import settings as settings_module
-from integrator.database import PROJECT, Database, connect, connect_reader
+from integrator.database import PROJECT, Database, connect, connect_reader, make_database
 from integrator.errors import NotARoot, Problem, ReadOnly, RootRefused, SettingsRefused, TemplateRefused, UsageError
 from integrator.layout import (
     FILE,
@@ -27,7 +27,7 @@ from integrator.layout import (
     prove_apart,
     prove_distinct,
 )
-from integrator.model import Document, Place
+from integrator.model import Document, Place, from_here
 from integrator.settings import Given, Settings, Source, Survey
 from integrator.state_folder import (
     CONFIG,
@@ -163,7 +163,10 @@ class Reader:
         def __getattr__(self, name: str) -> Any:
             # A publish that is given a reader must learn what it should have been given.
             if name in ("engine", "begin", "register_effect"):
-                raise ReadOnly(f"{self.path} was opened for reading only", next=f"integrator.open_root({self.path!r})")
+                raise ReadOnly(
+                    f"{self.path} was opened for reading only",
+                    next=f"open it for publishing: integrator.open_root({self.path!r})",
+                )
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
 
@@ -215,19 +218,22 @@ def create_root(
     whatever the umask of whoever made it. `state` is the folder for settings, journals and database if that is not to be in the
     root. Raises `UsageError`, `SettingsRefused`, `RootRefused`, `OSError`.
     """
-    path = os.path.abspath(path)
+    path = os.path.abspath(from_here(path))
     if shared != bool(group):
         raise UsageError("a shared root needs the group that shares it", next=f"integrator init {path} --shared --group GROUP")
     if is_root(path):
         found, _ = open_state(path)
-        if database or templates or shared or (state and os.path.abspath(state) != found):
+        if database or templates or shared or (state and os.path.abspath(from_here(state)) != found):
             raise UsageError(f"{path} is a publish root already; change {os.path.join(found, CONFIG)} instead")
         root = open_root(path)
+        make_database(database_url(root.settings, root.state), root.settings.root_id)  # an older one does not say whose it is
         for place in root.engine.roots.values():
             # Only here: elsewhere a missing marker means a missing mount.
             mark(root.engine.storage, place, root.settings)
         return root
-    wish = Wish(database=database, templates=templates or {}, group=group, state=os.path.abspath(state) if state else "")
+    wish = Wish(
+        database=database, templates=templates or {}, group=group, state=os.path.abspath(from_here(state)) if state else ""
+    )
     make_state(path, wish, lambda source: _survey([source]).settings())
     return open_root(path)
 
@@ -236,7 +242,7 @@ def open_root(path: str, *, executor: Executor | None = None, application: str =
     """Open the publish root at `path`.
 
     `executor` runs the copying (any `concurrent.futures.Executor`, not closed here); by default threads of this process.
-    Raises `NotARoot`, `RootRefused`, `SettingsRefused`, `DatabaseFailed`, `NewerDatabase`.
+    Raises `NotARoot`, `RootRefused`, `SettingsRefused`, `DatabaseFailed`, `DatabaseDamaged`, `NewerDatabase`.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -245,7 +251,7 @@ def open_root(path: str, *, executor: Executor | None = None, application: str =
     from integrator.leases import Watcher, this_process
     from integrator.renewal import Renewal
 
-    path = os.path.abspath(path)
+    path = os.path.abspath(from_here(path))
     state, source = open_state(path)
     settings = _survey([source]).settings()
     url = database_url(settings, state)
@@ -253,7 +259,7 @@ def open_root(path: str, *, executor: Executor | None = None, application: str =
     writer = Storage()
     engine = Engine(
         storage=writer,
-        database=connect(url),
+        database=connect(url, settings.root_id),
         journals=Journals(writer, state),
         roots={"work": path, **settings.roots},
         root_id=settings.root_id,
@@ -269,12 +275,12 @@ def open_root(path: str, *, executor: Executor | None = None, application: str =
 def open_reader(path: str) -> Reader:
     """Open the publish root at `path` for reading; the right to read it is enough.
 
-    Raises `NotARoot`, `RootRefused`, `SettingsRefused`, `DatabaseFailed`, `NewerDatabase`.
+    Raises `NotARoot`, `RootRefused`, `SettingsRefused`, `DatabaseFailed`, `DatabaseDamaged`, `NewerDatabase`.
     """
-    path = os.path.abspath(path)
+    path = os.path.abspath(from_here(path))
     state, source = open_state(path)
     settings = _survey([source]).settings()
-    return Reader(path, settings, connect_reader(database_url(settings, state)), source)
+    return Reader(path, settings, connect_reader(database_url(settings, state), settings.root_id), source)
 
 
 def find_root(near: str = "") -> str:
@@ -286,13 +292,22 @@ def find_root(near: str = "") -> str:
     named = os.environ.get("INTEGRATOR_ROOT")
     if named:
         return named
-    here = os.getcwd()
-    starts = [os.path.abspath(near), os.path.realpath(near), here] if near else [here]
-    found = next(filter(None, map(_root_above, starts)), "") or settings_module.survey([]).settings().default_root
+    here = ""
+    found = _root_above(os.path.abspath(near)) or _root_above(os.path.realpath(near)) if near.startswith("/") else ""
+    if not found:
+        default = settings_module.survey([]).settings().default_root
+        try:
+            here = from_here("").rstrip("/") or "/"
+        except UsageError:
+            if default:
+                return default
+            raise
+        starts = [os.path.abspath(near), os.path.realpath(near), here] if near else [here]
+        found = next(filter(None, map(_root_above, starts)), "") or default
     if not found:
         raise NotARoot(
             f"neither {here} nor any folder above it is a publish root",
-            next="integrator init ROOT, or name one with --root DIR",
+            next="name one with --root DIR, or make one: integrator init DIR",
         )
     return found
 
@@ -362,7 +377,10 @@ def _survey(root: Sequence[Source], project: Sequence[Source] = ()) -> Survey:
     found = attrs.evolve(found, given=given)
     problems = [*found.problems]
     if not found.value("root_id"):
-        problems.append(Problem(f"{root[0].path}:1", "root_id is missing"))
+        marker = os.path.join(os.path.dirname(root[0].path), "id")
+        problems.append(
+            Problem(f"{root[0].path}:1", f'root_id is missing; put the line root_id = "..." back with the id in {marker}')
+        )
     policy = NamePolicy(pattern=found.value("name_pattern"))
     try:
         layout = _layout(found.table("templates"), policy)

@@ -11,6 +11,7 @@ import contextlib
 import grp
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -18,7 +19,7 @@ import attrs
 
 from integrator import settings as settings_module
 from integrator import storage
-from integrator.database import connect, refuse_place
+from integrator.database import make_database, refuse_place
 from integrator.errors import NotARoot, RootRefused, UsageError
 from integrator.layout import MARKER
 from integrator.model import new_id
@@ -105,6 +106,7 @@ def read_state(path: str) -> tuple[str, Source]:
             state = _elsewhere(inside_fd) or inside
             text = storage.read_file(CONFIG, inside_fd, 1 << 20) if state == inside else b""
         except OSError as error:
+            _refuse_lost_config(inside)
             raise NotARoot(
                 f"{path} is not a publish root ({inside}: {error.strerror})",
                 next=f"mount it if it should be there; to make one: integrator init {path}",
@@ -113,6 +115,7 @@ def read_state(path: str) -> tuple[str, Source]:
             try:
                 text = storage.read_file(CONFIG, _opened(stack, state), 1 << 20)
             except OSError as error:
+                _refuse_lost_config(state)
                 raise RootRefused(
                     f"the state folder of {path} is {state}, which is not there ({error.strerror}). Nothing was touched",
                     next="work on the machine that has it, or mount it",
@@ -153,6 +156,34 @@ def _id(fd: int) -> str:
         return ""
 
 
+def _refuse_lost_config(state: str) -> None:
+    """Raise `RootRefused` for a state folder in use that has lost its configuration, or that was never completed."""
+    with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+        fd = _opened(stack, state)
+        root_id = _id(fd)
+        if not storage.exists(CONFIG, fd) and not storage.exists(_NEXT_CONFIG, fd) and root_id and _is_used(fd):
+            config = os.path.join(state, CONFIG)
+            raise RootRefused(
+                f"{config} is missing, but {state} is the state folder of publish root {root_id}, and in use. Nothing was"
+                " touched, and what is published is not concerned",
+                next=f"put {config} back from a copy; without one, write it anew with the lines format = 1 and"
+                f' root_id = "{root_id}", and with the group, the modes, the templates, the roots and the database that it had;'
+                " then: integrator doctor, then: integrator check",
+            )
+
+
+def _is_used(fd: int) -> bool:
+    """Whether a state folder has, or once had, more than what a killed `init` leaves without a configuration."""
+    with contextlib.suppress(FileNotFoundError):
+        if os.stat(_DATABASE, dir_fd=fd).st_size:
+            return True
+    for name in FOLDERS:
+        with contextlib.suppress(FileNotFoundError), storage.folder(name, fd) as at:
+            if os.listdir(at):
+                return True
+    return False
+
+
 # --- making ---------------------------------------------------------------------------------------------------------
 
 
@@ -177,7 +208,8 @@ def make_state(path: str, wish: Wish, read: Callable[[Source], Settings]) -> Non
     """
     inside = os.path.join(path, STATE)
     state = wish.state or inside
-    text = _begun(inside, state) or _config(new_id(), wish)
+    _refuse_lost_config(state)
+    text = _begun(inside, state) or _config(_own_id(state) or new_id(), wish)
     settings = read(Source(settings_module.ROOT, os.path.join(state, CONFIG), text))
     group = group_number(wish.group) if wish.group else None
     refuse_place(database_url(settings, state))
@@ -211,7 +243,10 @@ def mark(writer: Storage, path: str, settings: Settings) -> None:
     with contextlib.ExitStack() as stack:
         fd = _opened(stack, path)
         os.close(writer.make_folders(STATE, settings.folder_mode, fd))
-        _mark(writer, path, settings, stack.enter_context(storage.folder(STATE, fd)))
+        inside_fd = stack.enter_context(storage.folder(STATE, fd))
+        _mark(writer, path, settings, inside_fd)
+        writer.sync(inside_fd)
+        writer.sync(fd)
 
 
 def _begun(inside: str, state: str) -> bytes:
@@ -229,9 +264,25 @@ def _begun(inside: str, state: str) -> bytes:
     return b""
 
 
+def _own_id(state: str) -> str:
+    """The id that a state folder without any configuration has, "" if there is none. The marker of a named root is no such."""
+    with contextlib.ExitStack() as stack, contextlib.suppress(FileNotFoundError):
+        fd = _opened(stack, state)
+        found = _id(fd)
+        if re.fullmatch("[0-9a-f]{24}", found) and all(storage.exists(name, fd) for name in FOLDERS):
+            return found
+    return ""
+
+
 def _made(stack: contextlib.ExitStack, writer: Storage, path: str, settings: Settings, group: int | None) -> int:
     """A descriptor of a folder outside of any root, made if it is not there; shared before anything is made inside it."""
+    parents, above = [], path
+    while not os.path.lexists(above):
+        above = os.path.dirname(above)
+        parents.append(above)
     os.makedirs(path, exist_ok=True)
+    for parent in parents:  # what is published in a folder lasts no longer than the folder's own name
+        writer.sync(_opened(stack, parent))
     fd = _opened(stack, path)
     if group is not None:
         try:
@@ -258,14 +309,16 @@ def _mark(writer: Storage, path: str, settings: Settings, fd: int) -> None:
     if found == settings.root_id:
         return
     if found:
-        raise UsageError(f"{path} belongs to publish root {found} already", next="integrator init ANOTHER-ROOT")
+        raise UsageError(f"{path} belongs to publish root {found} already", next="make a root of another folder")
+    if storage.exists(_ID, fd):  # empty: whoever made it was killed
+        writer.unlink(_ID, fd)
     _put(writer, _ID, settings.root_id.encode() + b"\n", settings, fd)
 
 
 def _make_database(writer: Storage, url: str, settings: Settings, group: int | None) -> None:
     """Make the database. SQLite would leave the mode of its file to the umask; log and index get that of the file."""
     folder, name = os.path.split(url.removeprefix("sqlite://"))
-    with contextlib.suppress(FileNotFoundError, FileExistsError):  # whatever is wrong with the place, `connect` says it
+    with contextlib.suppress(FileNotFoundError, FileExistsError):  # whatever is wrong with the place, `make_database` says it
         at = storage.open_root(folder)
         try:
             fd = writer.create(name, settings.file_mode, at)
@@ -275,7 +328,7 @@ def _make_database(writer: Storage, url: str, settings: Settings, group: int | N
                 writer.close(fd)
         finally:
             os.close(at)
-    connect(url).close()
+    make_database(url, settings.root_id)
 
 
 def _config(root_id: str, wish: Wish) -> bytes:

@@ -15,6 +15,7 @@ import attrs
 from integrator import queries, storage
 from integrator.check import is_abandoned, is_kept, trash_names
 from integrator.database import CLAIMS, TRANSACTIONS, Delete
+from integrator.errors import Conflict
 from integrator.root import Root
 
 
@@ -84,7 +85,10 @@ def _remove(root: Root, entry: Swept) -> str:
         claim = root.engine.database.read(CLAIMS, entry.path)
         if claim and claim.get("burnt"):
             unchanged = {"burnt": claim["burnt"], "transaction": claim["transaction"]}
-            root.engine.database.commit([Delete(collection=CLAIMS, id=entry.path, expect=unchanged)])
+            try:
+                root.engine.database.commit([Delete(collection=CLAIMS, id=entry.path, expect=unchanged)])
+            except Conflict:
+                return "claimed again meanwhile"
         return ""
     for place in root.engine.roots.values():
         if entry.path.startswith(place.rstrip("/") + "/"):

@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 
 from integrator import cli
+from integrator.cli.console import Console
+from integrator.cli.signals import Interruptions
+from integrator.errors import Interrupted
 
 #: Long enough to be met in the middle; most of it is a hole, so that it costs no space before it is copied.
 LARGE = 1 << 30
@@ -183,3 +186,32 @@ def test_words_about_a_signal_never_land_in_a_file_that_got_the_number_of_standa
     assert child.wait(timeout=30) == 143
     assert set(held.values()) == {os.devnull}
     assert tree(root) == before
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_any_signal_while_the_program_is_loaded_ends_without_a_word(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    (tmp_path / "argparse.py").write_text(f"import os, time\nos.kill(os.getpid(), {int(number)})\ntime.sleep(9)\n")
+    surroundings = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    words = ["-c", "import sys; from integrator.__main__ import main; sys.exit(main())"]
+    done = subprocess.run([sys.executable, *words, "status"], env=surroundings, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (code, b"", b"")
+
+
+def test_signals_are_taken_over_before_anything_is_loaded() -> None:
+    program = "import sys; before = set(sys.modules); import integrator.__main__; print(*sorted(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
+    assert set(done.stdout.split()) <= {"__future__", "integrator", "integrator.__main__"}
+
+
+def test_an_interrupt_that_met_deaf_code_is_raised_again() -> None:
+    """As in a callback of a weak reference, which imports use; nothing that is raised there gets any further."""
+
+    class Deaf:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.05)
+
+    with pytest.raises(Interrupted) as interrupted, Interruptions(Console(json=False, command="status"), restore=True):
+        Deaf().__del__  # noqa: B018 - dropped at once
+        time.sleep(5)
+    assert interrupted.value.signal_number == signal.SIGTERM

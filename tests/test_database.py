@@ -35,6 +35,7 @@ from integrator.database import (
     Replace,
     Update,
     connect,
+    make_database,
     sqlite,
 )
 from integrator.database.sqlite import CHECKPOINT_EVERY, FORMAT, SQLiteDatabase
@@ -259,6 +260,7 @@ def test_a_database_in_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> 
 
 
 def test_urls(path: str) -> None:
+    make_database(f"sqlite://{path}", "0" * 24)
     database = connect(f"sqlite://{path}")
     assert database.find(TRANSACTIONS) == []
     database.close()

@@ -295,7 +295,7 @@ def test_what_is_no_database_is_said(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "db").write_bytes(content)
     with pytest.raises((errors.DatabaseFailed, errors.DatabaseDamaged)):
         SQLiteReader(str(tmp_path / "db"))
-    with pytest.raises(errors.DatabaseFailed, match="No such file"):
+    with pytest.raises(errors.DatabaseDamaged, match="is missing"):
         SQLiteReader(str(tmp_path / "nothing"))
     assert sorted(os.listdir(tmp_path)) == ["db"]
 

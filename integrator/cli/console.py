@@ -150,7 +150,8 @@ class Console:
                 # The interpreter flushes once more at its end, and must not meet the same error.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             if not isinstance(self._broken, BrokenPipeError):
-                self.say(f"integrator: the answer could not be written: {self._broken.strerror}")
+                done = "; what it was about is published all the same" if self.publishes and not code else ""
+                self.say(f"integrator: the answer could not be written: {self._broken.strerror}{done}")
                 return code or (0 if self.publishes else 1)
         return code
 

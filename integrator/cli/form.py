@@ -11,6 +11,7 @@ from typing import Any
 
 from integrator.cli.arguments import Arguments, pairs
 from integrator.errors import UsageError
+from integrator.model import from_here
 
 _PATTERN = re.compile(r"%0?[0-9]*d|%\(UDIM\)d|<UDIM>|#", re.IGNORECASE)
 
@@ -36,7 +37,7 @@ def from_arguments(arguments: Arguments) -> dict[str, Any]:
         "schema": "integrator:publish-request-1.0",
         "project": arguments.project,
         "author": arguments.author or user,
-        "comment": arguments.comment or "",
+        "comment": _text(arguments.comment or ""),
         "checksum": arguments.checksum,
         "machine": socket.gethostname(),
         "user": user,
@@ -99,7 +100,15 @@ def _shape(path: str) -> str:
 
 def _absolute(pattern: str) -> str:
     # Without normalising: a/../b is not b when a is a symbolic link. `{root[work]}/...` starts at a root.
-    return pattern if pattern.startswith("{root[") else os.path.join(os.getcwd(), pattern)
+    return pattern if pattern.startswith("{root[") else from_here(pattern)
+
+
+def _text(word: str) -> str:
+    """An argument that is a text for people: it is UTF-8, whatever the locale takes it for. (Names of files are bytes.)"""
+    try:
+        return os.fsencode(word).decode("utf-8")
+    except UnicodeError:
+        return word
 
 
 def _data(arguments: Arguments) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from integrator.cli.arguments import Once, pairs
 from integrator.cli.console import shown
 from integrator.errors import UsageError
+from integrator.model import from_here
 
 if TYPE_CHECKING:
     from integrator.cli import Call
@@ -33,7 +34,7 @@ def run(call: Call) -> int:
     arguments = call.arguments
     if bool(arguments.path) == bool(arguments.root):
         raise UsageError("name one folder to make a publish root of", next="integrator init ROOT")
-    path = os.path.abspath(arguments.path or arguments.root)
+    path = os.path.abspath(from_here(arguments.path or arguments.root))
     existed = is_root(path)
     templates = pairs("--template", arguments.template)
     try:
@@ -47,7 +48,9 @@ def run(call: Call) -> int:
         ) as root:
             settings = os.path.join(root.state, "config.toml")
     except OSError as error:
-        raise UsageError(f"{path} cannot become a publish root: {error.strerror}", next="integrator init ANOTHER-ROOT") from error
+        raise UsageError(
+            f"{path} cannot become a publish root: {error.strerror}", next="name a folder that can be made or written"
+        ) from error
     call.console.print(f"{shown(path)} {'is a publish root already' if existed else 'is a publish root now'}")
     if not existed:
         call.console.print(f"settings: {shown(settings)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from types import FrameType, TracebackType
 from typing import Any, Final
@@ -12,6 +13,8 @@ from integrator.cli.console import Console
 from integrator.errors import Interrupted
 
 _SIGNALS: Final = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+#: Seconds after which a lost interrupt is raised again.
+_LATER: Final = 0.001
 
 
 class Interruptions:
@@ -26,6 +29,7 @@ class Interruptions:
         self._restore = restore
         self._before: dict[int, Any] = {}
         self._settled = False
+        self._hook = sys.unraisablehook
         #: Number of the signal that came, 0 if none did.
         self.number = 0
 
@@ -34,17 +38,21 @@ class Interruptions:
             for number in _SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._arrived)
+            self._hook, sys.unraisablehook = sys.unraisablehook, self._lost
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.settled()
-        if self._restore:
+        if self._restore and threading.current_thread() is threading.main_thread():
+            sys.unraisablehook = self._hook
             for number, before in self._before.items():
                 signal.signal(number, before if before is not None else signal.SIG_DFL)
 
     def settled(self) -> None:
         """How this ends is decided: no signal changes it any more."""
         self._settled = True
+        if self.number and threading.current_thread() is threading.main_thread():
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number in self._before:
             signal.signal(number, signal.SIG_IGN)
 
@@ -52,6 +60,17 @@ class Interruptions:
         """Raise `Interrupted` if a signal came and what it raised was lost, as happens inside a finalizer."""
         if self.number and not self._settled:
             raise Interrupted(self.number)
+
+    def _lost(self, what: sys.UnraisableHookArgs) -> None:
+        """What was raised met code whose exceptions nobody sees, as callbacks at the end of an import: raise it again, later."""
+        if not isinstance(what.exc_value, Interrupted):
+            self._hook(what)
+        elif not self._settled:
+            signal.signal(signal.SIGALRM, self._arrived_again)
+            signal.setitimer(signal.ITIMER_REAL, _LATER)
+
+    def _arrived_again(self, number: int, frame: FrameType | None) -> None:
+        self.check()
 
     def _arrived(self, number: int, frame: FrameType | None) -> None:
         if self._settled:

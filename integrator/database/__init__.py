@@ -315,21 +315,35 @@ def refuse_place(url: str) -> None:
         refuse_network(url.removeprefix("sqlite://"))
 
 
-def connect(url: str) -> Database:
-    """Open the database of a URL: ``sqlite:///absolute/path``.
+def make_database(url: str, root_id: str) -> None:
+    """Make the database of a new publish root; one that is there is completed. The only place that makes tables.
 
-    Raises `errors.UsageError`, `errors.DatabaseFailed`, `errors.RootRefused`.
+    Raises `errors.UsageError`, `errors.DatabaseFailed`, and `errors.RootRefused` for the database of another root.
     """
     from integrator.database.sqlite import SQLiteDatabase
 
-    return SQLiteDatabase(_sqlite_path(url))
+    database = SQLiteDatabase(_sqlite_path(url))
+    try:
+        database.belong_to(root_id)
+    finally:
+        database.close()
 
 
-def connect_reader(url: str) -> Database:
+def connect(url: str, root_id: str = "") -> Database:
+    """Open the database of a URL, ``sqlite:///absolute/path``, which must be that of the publish root `root_id` ("": of any).
+
+    Raises `errors.DatabaseDamaged` where there is none, `errors.UsageError`, `errors.DatabaseFailed`, `errors.RootRefused`.
+    """
+    from integrator.database.sqlite import ExistingSQLite
+
+    return ExistingSQLite(_sqlite_path(url), root_id)
+
+
+def connect_reader(url: str, root_id: str = "") -> Database:
     """As `connect`, without the right to write: `commit` raises `errors.ReadOnly`, and nothing is made or changed."""
     from integrator.database.sqlite import SQLiteReader
 
-    return SQLiteReader(_sqlite_path(url))
+    return SQLiteReader(_sqlite_path(url), root_id)
 
 
 def _sqlite_path(url: str) -> str:

@@ -4,6 +4,7 @@
 
     documents (collection, id, key, first, second, third, body)    one row for each document of every collection
     pieces    (collection, id, field, n, body)                     its long arrays (`encoding.Packed`), piece by piece
+    root      (id)                                                 the publish root that it belongs to; older ones do not say it
 
 `body` is the document as JSON text; a long array is empty there. `id` and the four columns after it are copies of values of the
 document, made here and only to be searched: `key` is the one that is unique in its collection (`database.UNIQUE`), the others
@@ -14,6 +15,9 @@ Durability: WAL with ``synchronous=FULL``, so that a COMMIT returns after its fs
 may be in the log and come back when the database is opened again, so it is reported as `Unanswered` and this process asks no
 more. Checkpoints run by count of commits and at `close`, never because a document is large: the number of
 barriers of a commit does not depend on what is written.
+
+Tables are made by `SQLiteDatabase` alone, that is, when a publish root is made. Everybody else opens what is there
+(`ExistingSQLite`): a new empty database in the place of one that was lost would say that nothing is published, and be believed.
 
 Nor does it work on a network file system: its index is memory that all processes share, and machines share none. There it is
 refused.
@@ -91,6 +95,7 @@ _TABLES: Final = (
     "CREATE TABLE IF NOT EXISTS pieces (collection TEXT, id, field TEXT, n INTEGER, body TEXT,"
     " PRIMARY KEY (collection, id, field, n)) WITHOUT ROWID",
 )
+_ROOT: Final = "CREATE TABLE IF NOT EXISTS root (id TEXT NOT NULL)"
 _INSERT: Final = "INSERT INTO documents (key, first, second, third, body, collection, id) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _UPDATE: Final = "UPDATE documents SET key = ?, first = ?, second = ?, third = ?, body = ? WHERE collection = ? AND id = ?"
 
@@ -123,14 +128,18 @@ class SQLiteDatabase:
         self._commits = 0
         self._in_doubt = False
         with self._errors("open"):
-            self._connection = sqlite3.connect(
-                path, timeout=PATIENCE, isolation_level=None, check_same_thread=False, cached_statements=256
-            )
+            self._connection = self._connected(path)
             try:
                 self._set_up()
             except BaseException:
                 self._connection.close()
                 raise
+
+    def _connected(self, name: str, **options: Any) -> sqlite3.Connection:
+        connection: sqlite3.Connection = sqlite3.connect(
+            name, timeout=PATIENCE, isolation_level=None, check_same_thread=False, cached_statements=256, **options
+        )
+        return connection
 
     def _set_up(self) -> None:
         run = self._connection.execute
@@ -160,12 +169,47 @@ class SQLiteDatabase:
                 self._connection.execute(statement)
 
         self._write(make)
+        self._sync_name()
+
+    def _sync_name(self) -> None:
         # The file is new: its name must survive a power cut like its content does.
         fd = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+    def belong_to(self, root_id: str) -> None:
+        """Say in the database which publish root it belongs to, if it does not say so. Raises `RootRefused` for another one's."""
+
+        def write(_: float) -> None:
+            self._connection.execute(_ROOT)
+            if not self._owner():
+                self._connection.execute("INSERT INTO root VALUES (?)", (root_id,))
+
+        with self._lock:
+            if not self._read_owner():
+                self._write(write)
+        self._refuse_other(root_id)
+
+    def _refuse_other(self, root_id: str) -> None:
+        found = self._read_owner()
+        if root_id and found and found != root_id:
+            raise RootRefused(
+                f"the database {self.path} is that of publish root {found}, not of {root_id}. Nothing was touched",
+                next=f"put the file of this publish root at {self.path}, or correct `database` in its settings",
+            )
+
+    def _read_owner(self) -> str:
+        with self._errors("read"):
+            return self._owner()
+
+    def _owner(self) -> str:
+        """The id of the publish root that this belongs to, "" if it does not say it."""
+        if not self._connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'root'").fetchone():
+            return ""
+        row = self._connection.execute("SELECT id FROM root").fetchone()
+        return str(row[0]) if row else ""
 
     # --- writing --------------------------------------------------------------------------------------------------
 
@@ -363,7 +407,22 @@ class SQLiteDatabase:
         except sqlite3.Error as error:
             if type(error) is sqlite3.DatabaseError:  # damaged, or no database; everything else has a class of its own
                 raise self._damaged(error) from error
-            raise DatabaseFailed(f"cannot {action} the database {self.path}: {error}") from error
+            raise self._failed(action, error) from error
+
+    def _failed(self, action: str, error: sqlite3.Error) -> DatabaseFailed:
+        what, folder = f"cannot {action} the database {self.path}: {error}", os.path.dirname(self.path)
+        if isinstance(error, sqlite3.OperationalError) and _is_full(folder):
+            return DatabaseFailed(
+                f"{what}. The disk of {folder} is full: nothing was written to the database, and what is published is as before",
+                next=f"make room on the disk of {folder}, then run the same command again",
+            )
+        if "readonly" in str(error):
+            return DatabaseFailed(
+                f"{what}. You may not write this file or the folder it is in, or its disk is mounted for reading only: nothing"
+                " was written to the database, and what is published is as before",
+                next=f"see who may write it with ls -l {self.path}, then run the same command as one of them",
+            )
+        return DatabaseFailed(what)
 
     def _damaged(self, error: sqlite3.DatabaseError) -> DatabaseDamaged:
         return DatabaseDamaged(
@@ -389,23 +448,51 @@ def refuse_network(path: str, mounts: str | None = None) -> None:
         )
 
 
+class ExistingSQLite(SQLiteDatabase):
+    """The database of a publish root that was made before. It makes neither file nor tables."""
+
+    def __init__(self, path: str, root_id: str = "", *, clock: Callable[[], float] | None = None) -> None:
+        """Open the database at `path`, which must be that of the publish root `root_id` ("": of any).
+
+        Raises `DatabaseDamaged` where there is none, `DatabaseFailed`, `NewerDatabase`, `RootRefused`.
+        """
+        self._root_id = root_id
+        super().__init__(path, clock=clock)
+
+    def _connected(self, name: str, **options: Any) -> sqlite3.Connection:
+        _refuse_missing(name)  # before SQLite sees it: it removes the log beside an empty file
+        return super()._connected(_uri(name, "mode=rw"), uri=True, **options)
+
+    def _set_up(self) -> None:
+        if not self._format():
+            raise _lost(self.path, "has no tables")
+        self._refuse_other(self._root_id)
+        super()._set_up()
+
+
 class SQLiteReader(SQLiteDatabase):
     """A `Database` that only reads, for users who need no more than the right to read; see above. It makes no file."""
 
-    def __init__(self, path: str) -> None:
-        """Open the database at `path`. Raises `DatabaseFailed`, `NewerDatabase`, `RootRefused`."""
+    def __init__(self, path: str, root_id: str = "") -> None:
+        """Open the database at `path`, which must be that of the publish root `root_id` ("": of any).
+
+        Raises `DatabaseDamaged` where there is none, `DatabaseFailed`, `NewerDatabase`, `RootRefused`.
+        """
         refuse_network(path)
         self.path = path
+        self._root_id = root_id
         self._clock = None
         self._lock = threading.Lock()
-        self._connected = self._closed = False
+        self._is_connected = self._closed = False
         #: The file that the connection takes for immutable, None if it reads a log.
         self._file: tuple[int, ...] | None = None
         self._read(lambda: None)
 
     def commit(self, changes: Sequence[Change]) -> None:
         """Raises `ReadOnly`."""
-        raise ReadOnly(f"{self.path} was opened for reading only; nothing was changed", next="open_root opens it for publishing")
+        raise ReadOnly(
+            f"{self.path} was opened for reading only; nothing was changed", next="open it with integrator.open_root to publish"
+        )
 
     def _read(self, work: Callable[[], _Result]) -> _Result:
         with self._lock:
@@ -427,7 +514,7 @@ class SQLiteReader(SQLiteDatabase):
         with self._errors("read"):
             if self._closed:
                 raise sqlite3.ProgrammingError("it was closed")
-            if not self._connected:
+            if not self._is_connected:
                 self._connect()
             try:
                 self._begin("BEGIN")
@@ -438,11 +525,8 @@ class SQLiteReader(SQLiteDatabase):
     def _connect(self) -> None:
         self._file = _file_without_log(self.path)
         mode = "mode=ro" if self._file is None else "immutable=1"
-        name = self.path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-        self._connection = sqlite3.connect(
-            f"file:{name}?{mode}", uri=True, timeout=PATIENCE, isolation_level=None, check_same_thread=False
-        )
-        self._connected = True
+        self._connection = self._connected(_uri(self.path, mode), uri=True)
+        self._is_connected = True
         try:
             found = self._format()
         except sqlite3.OperationalError as error:
@@ -451,16 +535,17 @@ class SQLiteReader(SQLiteDatabase):
                 " those beside it that end in -wal and -shm",
                 next=f"ls -l {self.path}*",
             ) from error
-        if found < FORMAT:
-            raise DatabaseFailed(f"{self.path} has no tables", next="integrator init makes them")
+        if not found:
+            raise _lost(self.path, "has no tables")
+        self._refuse_other(self._root_id)
 
     def _is_unchanged(self) -> bool:
         return _file_without_log(self.path) == self._file
 
     def _disconnect(self) -> None:
-        if self._connected:
+        if self._is_connected:
             self._connection.close()
-        self._connected = False
+        self._is_connected = False
 
     def close(self) -> None:
         """See `Database.close`."""
@@ -471,15 +556,47 @@ class SQLiteReader(SQLiteDatabase):
 
 def _file_without_log(path: str) -> tuple[int, ...] | None:
     """What tells a database file from every later state of it; None if there is a log, without which it is not complete."""
-    try:
-        file = os.stat(path)
-    except OSError as error:
-        raise DatabaseFailed(f"cannot read the database {path}: {error.strerror}") from error
+    file = _refuse_missing(path)
     age = time.time() - file.st_mtime
     if 0 <= age < _TICK:
         time.sleep(_TICK - age)  # from now on, a change leaves another time
     # A log is there before the file is written, and after: it is looked for last.
     return None if os.path.exists(path + "-wal") else (file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns)
+
+
+def _refuse_missing(path: str) -> os.stat_result:
+    """The status of a database file. Raises `DatabaseDamaged` for one that is not there or is empty, `DatabaseFailed`."""
+    try:
+        file = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise _lost(path, "is missing") from error
+    except OSError as error:
+        raise DatabaseFailed(f"cannot read the database {path}: {error.strerror}") from error
+    if not file.st_size:
+        raise _lost(path, "is an empty file")
+    return file
+
+
+def _is_full(folder: str) -> bool:
+    """Whether a disk has no room for one more page, or no file can be made on it. SQLite calls that by several names."""
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        return False
+    return disk.f_bavail * disk.f_frsize < 1 << 16 or (disk.f_files > 0 and not disk.f_favail)
+
+
+def _lost(path: str, what: str) -> DatabaseDamaged:
+    return DatabaseDamaged(
+        f"the database {path} {what}, though this publish root was made with one: what is published and what is unfinished cannot"
+        " be told. Nothing was touched: no file was made, changed or removed",
+        next=f"put {path} back from a copy, with {path}-wal if the copy has one (or mount the disk that it is on);"
+        " then: integrator recover, then: integrator check",
+    )
+
+
+def _uri(path: str, mode: str) -> str:
+    return f"file:{path.replace('%', '%25').replace('?', '%3f').replace('#', '%23')}?{mode}"
 
 
 def _empty(document: Document) -> set[str]:
@@ -543,4 +660,4 @@ def _column(value: Any) -> Any:
     return None if value is None else encode(value)
 
 
-__all__ = ["CHECKPOINT_EVERY", "FORMAT", "Now", "SQLiteDatabase", "SQLiteReader"]
+__all__ = ["CHECKPOINT_EVERY", "FORMAT", "ExistingSQLite", "Now", "SQLiteDatabase", "SQLiteReader"]
