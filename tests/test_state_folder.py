@@ -418,7 +418,10 @@ def test_a_removed_working_directory_matters_only_to_relative_paths(studio: Stud
     def run(*words: str) -> tuple[int, bytes]:
         gone = tmp_path / "gone"
         gone.mkdir()
-        program = "import os, sys; os.rmdir(os.getcwd()); from integrator.__main__ import main; sys.exit(main())"
+        # Without the working directory in the search path, as in the installed command; Python 3.13.0 fails on it otherwise.
+        program = (
+            "import os, sys; sys.path.remove(''); os.rmdir(os.getcwd()); from integrator.__main__ import main; sys.exit(main())"
+        )
         done = subprocess.run(
             [sys.executable, "-c", program, *words],
             cwd=gone,
