@@ -418,12 +418,11 @@ def test_a_removed_working_directory_matters_only_to_relative_paths(studio: Stud
     def run(*words: str) -> tuple[int, bytes]:
         gone = tmp_path / "gone"
         gone.mkdir()
-        # Without the working directory in the search path, as in the installed command; Python 3.13.0 fails on it otherwise.
-        program = (
-            "import os, sys; sys.path.remove(''); os.rmdir(os.getcwd()); from integrator.__main__ import main; sys.exit(main())"
-        )
+        # From a file, as the installed command: Python 3.13.0 cannot run `-c` there.
+        program = tmp_path / "program.py"
+        program.write_text("import os, sys\nos.rmdir(os.getcwd())\nfrom integrator.__main__ import main\nsys.exit(main())\n")
         done = subprocess.run(
-            [sys.executable, "-c", program, *words],
+            [sys.executable, str(program), *words],
             cwd=gone,
             env={**os.environ, "PYTHONPATH": package},
             capture_output=True,
