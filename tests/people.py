@@ -20,7 +20,17 @@ from studio import fast_folder
 GROUP = 41000
 HOME = Path(__file__).parent.parent
 
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED, NOT TESTED: needs to be root (user ids, mounts)")
+
+def _why_not() -> str:
+    """Why other users cannot be played here, "" if they can."""
+    if os.geteuid() != 0:
+        return "needs to be root (user ids, mounts)"
+    places = [HOME, Path(sys.prefix)]
+    closed = [above for place in places for above in (place, *place.parents) if not above.stat().st_mode & stat.S_IXOTH]
+    return f"other users cannot reach this checkout or its environment: {closed[0]}" if closed else ""
+
+
+as_root = pytest.mark.skipif(bool(_why_not()), reason=f"SKIPPED, NOT TESTED: {_why_not()}")
 
 #: Publishes a request and dies by SIGKILL just before one of its calls; lists them all if it is not to die.
 _PUBLISH = """
