@@ -118,6 +118,9 @@ class Harvest:
         self._actor = Actor.of(document)
         self._left = list(left)
 
+    def __bool__(self) -> bool:
+        return bool(self._left)
+
     def copies(
         self, sources: Sequence[str], names: Sequence[str], policy: Policy, folder: str, at: int, promised: int | None = None
     ) -> dict[int, Facts]:

@@ -164,7 +164,12 @@ class StagingDirectory:
         self, sources: Sequence[str], names: Sequence[str], policy: Policy, folder: str, harvest: Harvest | None
     ) -> dict[int, Facts]:
         """Facts, by index, of copies that an earlier attempt left and that are good."""
-        if harvest is None or policy.checksum == "none" or policy.transfer not in ("copy", "reflink", "move"):
+        if (
+            harvest is None
+            or not (harvest or self._promised is not None)
+            or policy.checksum == "none"
+            or policy.transfer not in ("copy", "reflink", "move")
+        ):
             return {}
         found: dict[int, Facts] = {}
         at = self._open(folder)
