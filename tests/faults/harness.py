@@ -337,7 +337,8 @@ class Run:
 
     def versions(self, subset: str) -> list[int]:
         with self.open() as root:
-            return [entry["version"] for entry in queries.versions(root, "demo", "sh010", subset)]
+            found = queries.versions(root, "demo", "sh010", subset)
+            return [entry["version"] for entry in found if not entry.get("foreign")]
 
     def transaction_of(self, publish_id: str) -> dict[str, Any] | None:
         """The document of the transaction that has, or had, this publish id."""
