@@ -272,6 +272,8 @@ class StagingDirectory:
             fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
             try:
                 self._engine.storage.set_mode(fd, mode)
+            except OSError as error:
+                raise StorageFailed("set the mode of", name, error) from error
             finally:
                 os.close(fd)
 

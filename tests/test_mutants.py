@@ -241,6 +241,8 @@ LATER: list[Mutant] = [
     (no_capture_of_what_was_promised, reservation.test_a_renderer_that_goes_on_by_path_does_not_reach_the_published_version),
     (no_reservation_that_goes_on, reservation.test_a_publish_that_fails_leaves_the_promise_and_the_frames),
     (frames_that_are_thrown_away, reservation.test_a_publish_that_fails_leaves_the_promise_and_the_frames),
+    (_without_sync("put_back"), reservation.test_a_promise_is_durable_before_it_is_given),
+    (_without_sync("_make_directories"), reservation.test_a_promise_is_durable_before_it_is_given),
     (nobody_writes, reservation.test_a_writer_that_has_not_stopped_is_found),
     (a_scene_that_is_not_read, reservation.test_a_scene_that_names_the_staging_directory_is_refused),
     (rendered_frames_that_are_not_looked_at_again, reservation.test_a_frame_that_changes_before_the_adoption_is_noticed),
@@ -295,6 +297,7 @@ def test_a_removed_rule_is_noticed(
 @pytest.mark.parametrize(
     ("mutant", "check"),
     [
+        (nobody_writes, resume.test_a_copy_that_somebody_still_has_open_for_writing_is_made_again),
         (a_copy_that_is_believed, resume.test_a_power_cut_that_left_zeros_is_noticed),
         (an_extractor_that_is_believed_to_have_ended, resume.test_files_of_an_extractor_that_may_still_run_are_not_taken_over),
     ],

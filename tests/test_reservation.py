@@ -318,6 +318,40 @@ def failing_at_the_reveal(run: Studio, killed: int = 0) -> Fate:
     return fate
 
 
+def test_a_promise_is_durable_before_it_is_given(studio: Studio) -> None:
+    """The promised directory when `reserve` returns; frames that are moved back before the number is promised anew."""
+    fate = Fate()
+    with studio.open(fate) as root:
+        [version] = reserve(request(studio), root, seconds=DAY).versions
+    assert "sync(renderBeauty)" in fate.calls[max(fate.numbers("mkdir")) :]
+    render(version.staging)
+    calls = failing_at_the_reveal(studio).calls
+    moved = max(number for number, call in enumerate(calls) if "1005.exr', '" in call)
+    promise = next(number for number, call in enumerate(calls) if "insert transactions state=reserved" in call)
+    [document] = promised(studio)
+    synced = calls[moved:promise]
+    assert f"sync({os.path.basename(document['directories'][0]['staging'])})" in synced
+    assert "sync(renderBeauty)" in synced
+
+
+@pytest.mark.parametrize("when", ["before", "after", "lost"])
+def test_a_publish_of_a_reservation_may_fail_at_any_call(studio: Studio, when: str) -> None:
+    """Also without a reply, as at the adoption itself: the promise stands, or it is published, and the next run ends it."""
+    subject = ready(studio)
+    calls = calls_of(subject, adopt)
+    for number, call in enumerate(calls, 1):
+        if when == "lost" and not call.startswith("commit"):
+            continue
+        run = subject.fresh("failed")
+        with run.open(Fate(fail_at=number, when=when), owner=run.dead) as root, contextlib.suppress(IntegratorError):  # type: ignore[arg-type]
+            adopt(run, root)
+        run.recover()
+        publish_or_burnt(run)
+        run.recover()
+        assert_published_or_burnt(run)
+        run.remove()
+
+
 def test_a_sweep_at_any_moment_of_a_rollback_removes_no_frame(studio: Studio) -> None:
     """The frames wait under a name whose document is yet to come."""
     subject = ready(studio)

@@ -117,6 +117,20 @@ def _representation(root: Root, version: int) -> list[tuple[Any, ...]]:
     return [(file["size"], file["checksum"], file["hash"].replace(f"v00{version}", "")) for file in found["files"]]
 
 
+def test_a_copy_that_somebody_still_has_open_for_writing_is_made_again(show: Path) -> None:
+    """Only those that were recorded are known to be closed."""
+    killed_after(show, FRAMES - 40)
+    [staging] = (show / "show").rglob("v001.tmp.*")
+    fate = Fate()
+    with contextlib.ExitStack() as stack:
+        for path in staging.iterdir():
+            stack.enter_context(path.open("r+b"))
+        with opened(show, fate) as root:
+            integrator.publish(request(show), root)
+    assert copied(fate) > 40
+    assert published(show) == sources(show)
+
+
 def test_what_changed_meanwhile_is_copied_again(show: Path) -> None:
     """A changed source, a copy whose content is not what was recorded, one that is gone, one of another inode."""
     killed_after(show, FRAMES - 1)
