@@ -495,6 +495,12 @@ class Layout:
         number = int(match[1])
         return number if _fill(nodes, {"version": number}) == folder_name else None
 
+    def is_hero_folder(self, path: str) -> bool:
+        """Whether a path below a root can be the folder of a hero version (or its staging directory)."""
+        parts = path.split("/")
+        text = _plain_text(self._components["hero_folder"][-1])
+        return parts[-1].partition(STAGING_MARK)[0] == text and self._ends_like(parts, self._components["hero_folder"])
+
     def _place(self, which: str, values: Mapping[str, object]) -> Place:
         root = self._templates[which].solved.partition("[")[2].partition("]")[0]
         path = self._templates[f"{which} below root"].format(values)

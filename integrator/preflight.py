@@ -159,7 +159,7 @@ def _refuse_what_is_not_there_yet(request: PublishRequest) -> None:
     problems = [
         Problem(f"$.instances[{n}].{name}", "is not supported by this version of integrator")
         for n, instance in enumerate(request.instances)
-        for name, used in (("amend", instance.amend is not None), ("hero", instance.hero), ("template", instance.template))
+        for name, used in (("template", instance.template),)
         if used
     ]
     if problems:

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from integrator.amend import open_version
 from integrator.database import TRANSACTIONS
 from integrator.documents import Stamp
 from integrator.errors import Conflict
 from integrator.harvest import Harvest, leftovers
+from integrator.hero import follow
 from integrator.model import new_id
 from integrator.preflight import InstancePlan, preflight
 from integrator.request import PublishRequest, parse_request, repeatable
-from integrator.results import PublishResult
+from integrator.results import PublishResult, of_transaction
 from integrator.retry import Budget, check_budget, glance, look, promised
 from integrator.root import Root
 from integrator.staging import Progress
@@ -103,9 +105,9 @@ def _publish(
     """The part that writes."""
     checksum = request.checksum or root.settings.checksum
     versions: list[tuple[Version, list[Named]]] = []
-    for plan, staging, number in zip(plans, transaction.staging, claimed_numbers(transaction.document)):
+    for plan, staging, number in zip(plans, transaction.staging, claimed_numbers(transaction.document, plans)):
         assert staging is not None
-        versions.append((Version(root, plan, staging, number, stamp), name_files(root, plan, number)))
+        versions.append((open_version(root, plan, staging, number, stamp), name_files(root, plan, number)))
     progress = _progress(transaction, plans, watch)
     # Every file is brought into its staging directory, hashed on the way.
     for version, named in versions:
@@ -113,11 +115,16 @@ def _publish(
             version.add(representation, checksum=checksum, harvest=harvest, progress=progress)
         version.add_resources(checksum=checksum, harvest=harvest, progress=progress)
     harvest.discard()
-    # Their documents wait for the verdict.
+    # Their documents wait for the verdict; so do hero versions and what is amended, whose files take the place of others.
     for version, _ in versions:
+        version.complete(transaction)
+        follow(root, transaction, version, stamp)
         transaction.change(*version.changes())
+        transaction.point(*version.pointers())
     # Verify, make durable, reveal, decide, finish.
     document = transaction.commit({"versions": [version.summary() for version, _ in versions]})
+    if any(plan.request.amend is not None for plan in plans):
+        return of_transaction(root, document, "published")  # with the files that stayed
     return PublishResult(
         transaction=transaction.id,
         outcome="published",

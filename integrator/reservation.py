@@ -83,6 +83,8 @@ def reserve(request: PublishRequest | dict[str, Any] | str | bytes, root: Root, 
     """
     request = parse_request(request, root.policy)
     root = root.of_project(request.project)
+    if any(instance.amend is not None for instance in request.instances):
+        raise UsageError("a version that is amended has its number already: there is nothing to reserve. Nothing was touched")
     if request.publish_id is None:
         raise UsageError("a reservation is for a publish id: give it one with --publish-id ID")
     if seconds <= 0:

@@ -22,7 +22,7 @@ from integrator.representations import Sources, extension
 from integrator.results import PublishedRepresentation, PublishedVersion
 from integrator.root import Root
 from integrator.staging import Progress, StagingDirectory, policy
-from integrator.transaction import Planner
+from integrator.transaction import Planner, Transaction
 from integrator.transfer import Facts
 
 # --- numbers --------------------------------------------------------------------------------------------------------
@@ -34,10 +34,12 @@ def planner(root: Root, instances: Sequence[InstancePlan], used: Collection[str]
     def plan(transaction: str) -> Plan:
         directories, claims, folders = [], {}, []
         for instance in instances:
-            number = _number(root, instance, transaction, used)
+            amended = instance.request.amend
+            number = _number(root, instance, transaction, used) if amended is None else _published_number(root, instance, amended)
             place = root.layout.version_folder(instance.values(root, number))
-            claim = f"{instance.lease}/v{number:03d}"
-            claims[claim] = (instance.lease, number)
+            claim = f"{instance.lease}/v{number:03d}" if amended is None else ""
+            if claim:
+                claims[claim] = (instance.lease, number)
             directories.append(
                 Directory(
                     root=place.root,
@@ -46,10 +48,11 @@ def planner(root: Root, instances: Sequence[InstancePlan], used: Collection[str]
                     private=trash_folder(root, instance),
                     lease=instance.lease,
                     claim=claim,
+                    exchanged=amended is not None,
                 )
             )
             root.refuse_other_mount(place.root, place.parent, directories[-1].private)
-            folders += _missing(root, directories[-1])
+            folders += missing_folders(root, directories[-1])
         return Plan(directories=tuple(directories), claims=claims, folders=tuple(dict.fromkeys(folders)))
 
     return plan
@@ -75,6 +78,23 @@ def _number(root: Root, instance: InstancePlan, transaction: str, used: Collecti
             next="leave the version out to get the next one",
         )
     return pinned
+
+
+def _published_number(root: Root, instance: InstancePlan, number: int) -> int:
+    """The number of a version that can be amended. Raises `ValidationRefused`."""
+    name = f"v{number:03d} of {instance.lease}"
+    where = {"type": "version", "parent": instance.parents.subset["_id"], "name": number}
+    found = root.engine.database.find(PROJECT + instance.publish.project, where, limit=1)
+    if not found:
+        raise ValidationRefused([Problem(name, "is not published, so it cannot be amended")])
+    place = root.layout.version_folder(instance.values(root, number))
+    folder = ((found[0].get("data") or {}).get("integrator") or {}).get("folder")
+    if folder != f"{{root[{place.root}]}}/{place.path}":
+        where_it_is = folder or "where another program put it"
+        raise ValidationRefused([Problem(name, f"is in {where_it_is}, not in {place.path}: only a new version can be published")])
+    if not os.path.isdir(root.absolute(place)):
+        raise ValidationRefused([Problem(root.absolute(place), "is not there, so it cannot be amended: integrator check")])
+    return number
 
 
 def _published(root: Root, instance: InstancePlan, number: int | None) -> Iterable[int]:
@@ -108,7 +128,8 @@ def _on_disk(root: Root, instance: InstancePlan) -> Iterable[int]:
     return [number for number in numbers if number is not None]
 
 
-def _missing(root: Root, directory: Directory) -> list[tuple[str, str]]:
+def missing_folders(root: Root, directory: Directory) -> list[tuple[str, str]]:
+    """(root, path) of the folders above a directory, and above its private names, that are not there; outermost first."""
     with root.engine.root(directory.root) as fd:
         root.engine.see_mount(directory.root, directory.private, fd)
         missing = {path for folder in (directory.parent, directory.private) for path in storage.missing_folders(folder, fd)}
@@ -219,7 +240,8 @@ class Version:
 
     def __init__(self, root: Root, instance: InstancePlan, staging: StagingDirectory, number: int, stamp: Stamp) -> None:
         self._root = root
-        self._instance = instance
+        #: What is published.
+        self.instance = instance
         self._stamp = stamp
         self.staging = staging
         self.number = number
@@ -284,7 +306,7 @@ class Version:
     def add_resources(self, *, checksum: str, harvest: Harvest | None = None, progress: Progress | None = None) -> None:
         """Stage the files that go along."""
         by_folder: dict[str, list[tuple[str, str]]] = {}
-        for resource in self._instance.resources:
+        for resource in self.instance.resources:
             by_folder.setdefault(resource.folder, []).append((resource.source, resource.name))
         rule = policy(self._root.engine, "copy", checksum)
         kept: list[Document] = []
@@ -298,24 +320,35 @@ class Version:
         if kept:
             self.document["data"]["integrator"]["resources"] = kept
 
+    def complete(self, transaction: Transaction) -> None:
+        """Bring in what belongs to the version beside what was added; called once, when everything was."""
+
+    def pointers(self) -> list[Document]:
+        """What is written once exchanged directories are in place; see `Work.point`."""
+        return []
+
+    def final_representations(self) -> list[Document]:
+        """Every representation that the version has once it is published."""
+        return self.representations
+
     def changes(self) -> list[Any]:
         """The document operations of this version: files first, then their documents, parents before children."""
-        collection = PROJECT + self._instance.publish.project
+        collection = PROJECT + self.instance.publish.project
         own = [Insert(collection=collection, document=document) for document in (self.document, *self.representations)]
-        return [*self._instance.parents.made, *own]
+        return [*self.instance.parents.made, *own]
 
     def summary(self) -> Document:
         """What the transaction's document keeps of this version."""
-        request = self._instance.request
+        request = self.instance.request
         return {
-            "project": self._instance.publish.project,
+            "project": self.instance.publish.project,
             "asset": request.asset,
             "subset": request.subset,
             "family": request.family,
             "version": self.number,
             "place": {"root": self.staging.directory.root, "path": self.staging.directory.final},
-            "representations": [{"_id": entry["_id"], "name": entry["name"]} for entry in self.representations],
-            "resources": len(self._instance.resources),
+            "representations": [{"_id": entry["_id"], "name": entry["name"]} for entry in self.final_representations()],
+            "resources": len(self.instance.resources),
         }
 
 
@@ -353,15 +386,19 @@ def planned_versions(
         claims, directories = wanted.claims, list(wanted.directories)
     versions = []
     for instance, directory in zip(plans, directories):
-        number = claims[directory.claim][1]
+        number = claims[directory.claim][1] if directory.claim else instance.request.amend or 0
         folder = root.absolute(Place(root=directory.root, path=directory.final))
         versions.append(describe(instance, number, folder, name_files(root, instance, number)))
     return tuple(versions)
 
 
-def claimed_numbers(document: Document) -> list[int]:
-    """The version number of each directory of a transaction."""
-    return [document["claims"][directory["claim"]][1] for directory in document["directories"]]
+def claimed_numbers(document: Document, plans: Sequence[InstancePlan]) -> list[int]:
+    """The version number of each publish instance of a transaction."""
+    numbers = []
+    for plan, directory in zip(plans, document["directories"]):
+        claim = document["claims"].get(directory["claim"])
+        numbers.append(int(claim[1]) if claim else plan.request.amend or 0)
+    return numbers
 
 
 def check_names(root: Root, plans: Sequence[InstancePlan], reservation: Document) -> None:
@@ -370,5 +407,5 @@ def check_names(root: Root, plans: Sequence[InstancePlan], reservation: Document
     taken = [root.absolute(place) for place in places if os.path.lexists(root.absolute(place))]
     if taken:
         raise ValidationRefused(Problem(path, "was reserved, and something is there now: move it away") for path in taken)
-    for plan, number in zip(plans, claimed_numbers(reservation)):
+    for plan, number in zip(plans, claimed_numbers(reservation, plans)):
         name_files(root, plan, number)
