@@ -111,7 +111,7 @@ class Amended(Version):
         old = self._published.get(collision_key(fresh["name"]))
         if old is None:
             return fresh
-        merged = {**fresh, "_id": old["_id"], "data": {**(old.get("data") or {}), **fresh["data"]}}
+        merged = {**old, **fresh, "_id": old["_id"], "data": {**(old.get("data") or {}), **fresh["data"]}}
         before, now = _numbered(old), _numbered(fresh)
         if before is None or now is None or old["context"].get("ext") != fresh["context"].get("ext"):
             return merged

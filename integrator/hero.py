@@ -127,9 +127,17 @@ def _representations(
         names.update(zip(inside, there))
         found = old.get(collision_key(entry["name"]))
         key = f"representation/{hero['_id']['$oid']}/{collision_key(entry['name'])}"
-        data = {**entry["data"], "path": os.path.join(folder, there[0]), "template": template, "integrator": stamp.document(key)}
+        others = found["data"] if found else {}
+        data = {
+            **others,
+            **entry["data"],
+            "path": os.path.join(folder, there[0]),
+            "template": template,
+            "integrator": stamp.document(key),
+        }
         documents.append(
             {
+                **(found or {}),
                 **entry,
                 "_id": found["_id"] if found else object_id(),
                 "parent": hero["_id"],

@@ -522,7 +522,10 @@ def _keep_in_trash(engine: Engine, actor: Actor, plan: Document, name: str, pare
     with _trash(engine, actor, private) as trash:
         kept = f"{plan['number']}.{name}"
         if not storage.exists(kept, trash):
-            engine.storage.link(name, kept, trash, parent)
+            if stat.S_ISLNK(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+                engine.storage.symlink(os.readlink(name, dir_fd=parent), kept, trash)
+            else:
+                engine.storage.link(name, kept, trash, parent)
             engine.storage.sync(trash)
 
 

@@ -15,6 +15,7 @@ from integrator.database import Change, Delete, Update
 from integrator.encoding import Packed
 from integrator.layout import collision_key
 from integrator.model import Document
+from integrator.representations import extension
 
 #: What of a representation that exists already is written anew; what other programs added to it stays.
 _OURS: Final = (("name",), ("files",), ("context",))
@@ -51,6 +52,8 @@ def reduced(representation: Document, kept: Collection[str]) -> Document | None:
     frames = numbers(representation)
     if frames is not None:
         changed["context.frame"] = frames[places[0]]
+    elif places[0] and "ext" in (representation.get("context") or {}):
+        changed["context.ext"] = extension(files[places[0]]["path"])  # of several plain files each has its own
     tiles = (representation.get("context") or {}).get("udim")
     if isinstance(tiles, list) and len(tiles) == len(files):
         changed["context.udim"] = [tiles[n] for n in places]

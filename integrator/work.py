@@ -131,8 +131,8 @@ class Work(abc.ABC):
     def point(self, *pointers: Document) -> None:
         """Add documents that may name exchanged directories: they are written when those are in place, with `finished`.
 
-        ``{"collection", "id", "document", "set"}`` each: with a `document` of None it is deleted; `set` are the fields (each a path)
-        that are changed where the document exists. Documents that name what is exchanged away are made smaller by `change`.
+        ``{"collection", "id", "document", "set"}`` each: with a `document` of None it is deleted; `set` are the fields (each a
+        path) that are changed where the document exists. Documents that name what is exchanged away are made smaller by `change`.
         """
         self._open_journal()
         self._pointers += pointers
