@@ -12,56 +12,58 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from integrator import storage
 from integrator.database import PROJECT, Change, Update, field
-from integrator.documents import Stamp
 from integrator.errors import ExpectationFailed, Problem, ValidationRefused
 from integrator.layout import collision_key
 from integrator.model import Document, Place
 from integrator.pointers import by_name, numbers, replacement
-from integrator.preflight import InstancePlan
 from integrator.root import Root
 from integrator.staging import StagingDirectory
-from integrator.transaction import Transaction
 from integrator.transfer import Policy
-from integrator.versions import Version
+
+if TYPE_CHECKING:
+    from integrator.versions import Version
 
 
-def open_version(root: Root, instance: InstancePlan, staging: StagingDirectory, number: int, stamp: Stamp) -> Version:
-    """The version that a publish instance makes, or amends."""
-    kind = Version if instance.request.amend is None else Amended
-    return kind(root, instance, staging, number, stamp)
+class Amendment:
+    """What becomes of a published version that gets some other files. Made under its lease: nobody else amends it meanwhile.
 
+    Raises `ExpectationFailed` if it is not published any more.
+    """
 
-class Amended(Version):
-    """A published version that gets some other files. Made under its lease: nobody else amends it meanwhile."""
-
-    def __init__(self, root: Root, instance: InstancePlan, staging: StagingDirectory, number: int, stamp: Stamp) -> None:
-        super().__init__(root, instance, staging, number, stamp)
-        where = {"type": "version", "parent": instance.parents.subset["_id"], "name": number}
-        found = root.documents(instance.publish.project, where, limit=1)
+    def __init__(self, root: Root, version: Version) -> None:
+        self._root = root
+        self._version = version
+        self._collection = PROJECT + version.instance.publish.project
+        project, subset = version.instance.publish.project, version.instance.parents.subset
+        found = root.documents(project, {"type": "version", "parent": subset["_id"], "name": version.number}, limit=1)
         if not found:
-            raise ExpectationFailed(f"v{number:03d} of {instance.lease} is not published any more. Nothing was touched")
+            raise ExpectationFailed(f"v{version.number:03d} of {version.instance.lease} is not published any more")
         self._before = found[0]
-        self._fresh = self.document["data"]
-        self.document = {**self._before, "data": dict(self._before.get("data") or {})}
-        parts = root.documents(instance.publish.project, {"type": "representation", "parent": self._before["_id"]})
+        parts = root.documents(project, {"type": "representation", "parent": self._before["_id"]})
         self._published: Mapping[str, Document] = by_name(parts)
+        self._merged: list[Document] = []
+
+    @property
+    def document(self) -> Document:
+        """The version as it is published."""
+        return {**self._before, "data": dict(self._before.get("data") or {})}
 
     # --- files --------------------------------------------------------------------------------------------------------
 
-    def complete(self, transaction: Transaction) -> None:
+    def complete(self) -> None:
         """Link what stays. Raises `ValidationRefused` for files that would take the place of others, `StorageFailed`."""
-        staged = set(self.staging.names())
-        self._merged = [self._merge(fresh) for fresh in self.representations]
+        staged = set(self._version.staging.names())
+        self._merged = [self._merge(fresh) for fresh in self._version.representations]
         self._refuse_taken(staged)
         named = {self._inside(file) for old in self._replaced() for file in old["files"]}
         wanted = {self._inside(file) for merged in self._merged for file in merged["files"]}
         gone = staged | (named - wanted)
         folders: dict[str, list[tuple[str, str]]] = {}
-        place = Place(root=self.staging.directory.root, path=self.staging.directory.final)
+        place = Place(root=self._version.staging.directory.root, path=self._version.staging.directory.final)
         for name, target in contents(self._root, place):
             if name not in gone:
                 folder, _, base = name.rpartition("/")
@@ -69,25 +71,25 @@ class Amended(Version):
         settings = self._root.settings
         rule = Policy(transfer="hardlink", checksum="none", fallback="copy", mode=settings.file_mode, keep_times=True)
         for folder, entries in folders.items():
-            here = os.path.join(self.final_path(), folder)
+            here = os.path.join(self._version.final_path(), folder)
             files = [name for name, target in entries if not target]
             links = [(name, target) for name, target in entries if target]
             if files:
-                self.staging.transfer([os.path.join(here, name) for name in files], files, rule, folder=folder)
+                self._version.staging.transfer([os.path.join(here, name) for name in files], files, rule, folder=folder)
             if links:
                 as_they_are = Policy(transfer="symlink", checksum="none", fallback="refuse", mode=0, keep_times=True)
                 names, targets = [name for name, _ in links], [target for _, target in links]
-                self.staging.transfer(targets, names, as_they_are, folder=folder)
-        missing = wanted - set(self.staging.names())
+                self._version.staging.transfer(targets, names, as_they_are, folder=folder)
+        missing = wanted - set(self._version.staging.names())
         if missing:
             raise ValidationRefused(
-                Problem(self.final_path(name), "is named by a document of the version that is amended, and is not there")
+                Problem(self._version.final_path(name), "is named by a document of the version that is amended, and is not there")
                 for name in sorted(missing)[:20]
             )
 
     def _refuse_taken(self, staged: set[str]) -> None:
         """A file of a representation that stays is nobody else's to replace."""
-        untouched = [old for key, old in self._published.items() if key not in by_name(self.representations)]
+        untouched = [old for key, old in self._published.items() if key not in by_name(self._version.representations)]
         others = {collision_key(self._inside(file)): old["name"] for old in untouched for file in old["files"]}
         taken = [(name, others[key]) for name in sorted(staged) if (key := collision_key(name)) in others]
         if taken:
@@ -97,13 +99,13 @@ class Amended(Version):
             )
 
     def _inside(self, file: Document) -> str:
-        return str(file["path"]).removeprefix(f"{self.rootless}/")
+        return str(file["path"]).removeprefix(f"{self._version.rootless}/")
 
     # --- documents ----------------------------------------------------------------------------------------------------
 
     def _replaced(self) -> list[Document]:
         """The published representations that the request names."""
-        named = by_name(self.representations)
+        named = by_name(self._version.representations)
         return [old for key, old in self._published.items() if key in named]
 
     def _merge(self, fresh: Document) -> Document:
@@ -121,7 +123,7 @@ class Amended(Version):
         ordered = sorted(both)
         merged["files"] = [both[number] for number in ordered]
         first = os.path.basename(merged["files"][0]["path"])
-        merged["data"]["path"] = self.final_path(first)
+        merged["data"]["path"] = self._version.final_path(first)
         found = [f"{number}" for number in ordered] if tiles else numbers(merged | {"context": _first(old, fresh, ordered[0])})
         assert found is not None
         merged["context"] = {**fresh["context"], **({"udim": found} if tiles else {"frame": found[0]})}
@@ -135,62 +137,52 @@ class Amended(Version):
         frames, tiles = (None, list(before)) if "udim" in values else (list(before), None)
         expected = self._root.layout.file_names(values, frames, tiles)
         for file, name in zip(before.values(), expected):
-            if os.path.basename(file["path"]) != name:
-                raise ValidationRefused(
-                    [
-                        Problem(
-                            os.path.basename(file["path"]),
-                            f"of v{self.number:03d} would be called {name} today, so that it and the new files of {old['name']}"
-                            " are no sequence: publish a new version instead",
-                        )
-                    ]
-                )
+            found = os.path.basename(file["path"])
+            if found != name:
+                what = f"would be called {name} today, so that it and the new files of {old['name']} are no sequence"
+                raise ValidationRefused([Problem(found, f"{what}: publish a new version instead")])
 
     def changes(self) -> list[Change]:
-        """See `Version.changes`: what the verdict changes; the rest follows when the directory is in place."""
-        collection = PROJECT + self.instance.publish.project
+        """What the verdict changes; the rest follows when the directory is in place."""
         ours = "data.integrator.transaction", "data.integrator.amended"
         expected = {name: field(self._before, name) for name in ours}
         guard = Update(
-            collection=collection,
+            collection=self._collection,
             id=self._before["_id"],
             expect=expected,
-            set={"data.integrator.amending": self._stamp.transaction},
+            set={"data.integrator.amending": self._version.stamp.transaction},
         )
         made, _ = self._replacement()
-        return [*self.instance.parents.made, guard, *made]
+        return [*self._version.instance.parents.made, guard, *made]
 
     def pointers(self) -> list[Document]:
         """What is written when the directory is in place."""
-        collection = PROJECT + self.instance.publish.project
-        changed = self._changed()
-        for name, value in changed.items():
-            self.document["data"][name] = value
+        changed, document = self._changed(), self._version.document
+        document["data"].update(changed)
         fields = [("data", name) for name in changed]
         _, pointers = self._replacement()
-        return [*pointers, {"collection": collection, "id": self.document["_id"], "document": self.document, "set": fields}]
+        return [*pointers, {"collection": self._collection, "id": document["_id"], "document": document, "set": fields}]
 
     def _replacement(self) -> tuple[list[Change], list[Document]]:
-        kept = {f"{self.rootless}/{name}" for name in self.staging.names()}
-        collection = PROJECT + self.instance.publish.project
-        return replacement(collection, self._replaced(), self._merged, kept)
+        kept = {f"{self._version.rootless}/{name}" for name in self._version.staging.names()}
+        return replacement(self._collection, self._replaced(), self._merged, kept)
 
     def _changed(self) -> Document:
         """The fields of the version's `data` that are new."""
-        request, publish = self.instance.request, self.instance.publish
+        request, publish = self._version.instance.request, self._version.instance.publish
         ours = dict((self._before.get("data") or {}).get("integrator") or {})
-        stamp = self._stamp.document("")
+        stamp = self._version.stamp.document("")
         amended = {"transaction": stamp["transaction"], "publish_id": stamp["publish_id"], "time": stamp["time"]}
         ours["amended"] = [*(ours.get("amended") or []), {**amended, "author": publish.author, "comment": publish.comment}]
-        ours["folder"] = self.rootless
+        ours["folder"] = self._version.rootless
         resources = {entry["path"]: entry for entry in ours.get("resources") or ()}
-        resources.update((entry["path"], entry) for entry in self._fresh["integrator"].get("resources") or ())
+        resources.update((entry["path"], entry) for entry in self._version.resources)
         if resources:
             ours["resources"] = list(resources.values())
         return {**request.data, **({"comment": publish.comment} if publish.comment else {}), "integrator": ours}
 
     def final_representations(self) -> list[Document]:
-        """See `Version.final_representations`."""
+        """Every representation that the version has then."""
         named = by_name(self._merged)
         return [*self._merged, *(old for key, old in self._published.items() if key not in named)]
 

@@ -31,20 +31,20 @@ from integrator.versions import Version, missing_folders
 LATEST: Final = "latest"
 
 
-def follow(root: Root, transaction: Transaction, version: Version, stamp: Stamp) -> None:
+def follow(root: Root, transaction: Transaction, version: Version) -> None:
     """Let the hero version and the link follow a version that is complete, where they are wanted.
 
     Raises `ValidationRefused` for names that cannot be, `StorageFailed`.
     """
     if version.instance.request.hero:
-        stage_hero(root, transaction, version, stamp)
+        stage_hero(root, transaction, version)
     if root.settings.latest_link and version.instance.request.amend is None:
         _link_latest(root, transaction, version)
 
 
-def stage_hero(root: Root, transaction: Transaction, version: Version, stamp: Stamp) -> None:
+def stage_hero(root: Root, transaction: Transaction, version: Version) -> None:
     """Stage the hero version that a version becomes, under the lease of the version; the verdict carries it."""
-    instance = version.instance
+    instance, stamp = version.instance, version.stamp
     collection = PROJECT + instance.publish.project
     subset = instance.parents.subset
     values = {name: value for name, value in instance.values(root, version.number).items() if name != "version"}

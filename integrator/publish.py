@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from integrator.amend import open_version
 from integrator.database import TRANSACTIONS
 from integrator.documents import Stamp
 from integrator.errors import Conflict
@@ -107,7 +106,7 @@ def _publish(
     versions: list[tuple[Version, list[Named]]] = []
     for plan, staging, number in zip(plans, transaction.staging, claimed_numbers(transaction.document, plans)):
         assert staging is not None
-        versions.append((open_version(root, plan, staging, number, stamp), name_files(root, plan, number)))
+        versions.append((Version(root, plan, staging, number, stamp), name_files(root, plan, number)))
     progress = _progress(transaction, plans, watch)
     # Every file is brought into its staging directory, hashed on the way.
     for version, named in versions:
@@ -117,8 +116,8 @@ def _publish(
     harvest.discard()
     # Their documents wait for the verdict; so do hero versions and what is amended, whose files take the place of others.
     for version, _ in versions:
-        version.complete(transaction)
-        follow(root, transaction, version, stamp)
+        version.complete()
+        follow(root, transaction, version)
         transaction.change(*version.changes())
         transaction.point(*version.pointers())
     # Verify, make durable, reveal, decide, finish.

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from integrator import documents, ledger, storage
+from integrator.amend import Amendment
 from integrator.database import CLAIMS, LEASES, PROJECT, Insert
 from integrator.documents import Stamp
 from integrator.errors import Problem, ValidationRefused, VersionTaken
@@ -22,7 +23,7 @@ from integrator.representations import Sources, extension
 from integrator.results import PublishedRepresentation, PublishedVersion
 from integrator.root import Root
 from integrator.staging import Progress, StagingDirectory, policy
-from integrator.transaction import Planner, Transaction
+from integrator.transaction import Planner
 from integrator.transfer import Facts
 
 # --- numbers --------------------------------------------------------------------------------------------------------
@@ -242,7 +243,8 @@ class Version:
         self._root = root
         #: What is published.
         self.instance = instance
-        self._stamp = stamp
+        #: Who publishes it, and when.
+        self.stamp = stamp
         self.staging = staging
         self.number = number
         self.values = instance.values(root, number)
@@ -252,6 +254,12 @@ class Version:
             instance.publish, instance.request, instance.parents, number, self.rootless, stamp
         )
         self.representations: list[Document] = []
+        #: What goes along and is no representation: ``{"path", "size", "checksum"}`` each.
+        self.resources: list[Document] = []
+        self._amendment: Amendment | None = None
+        if instance.request.amend is not None:
+            self._amendment = Amendment(root, self)
+            self.document = self._amendment.document
 
     @property
     def path(self) -> str:
@@ -300,7 +308,7 @@ class Version:
         if literal:
             template = f"{template.rpartition('/')[0]}/{names[0]}"
         self.representations.append(
-            documents.representation_document(self.document, name, template, values, place, facts, extra or {}, self._stamp)
+            documents.representation_document(self.document, name, template, values, place, facts, extra or {}, self.stamp)
         )
 
     def add_resources(self, *, checksum: str, harvest: Harvest | None = None, progress: Progress | None = None) -> None:
@@ -309,33 +317,36 @@ class Version:
         for resource in self.instance.resources:
             by_folder.setdefault(resource.folder, []).append((resource.source, resource.name))
         rule = policy(self._root.engine, "copy", checksum)
-        kept: list[Document] = []
         for folder, entries in by_folder.items():
             sources, names = [source for source, _ in entries], [name for _, name in entries]
             facts = self.staging.transfer(sources, names, rule, folder=folder, harvest=harvest, progress=progress)
-            kept += [
+            self.resources += [
                 {"path": f"{self.rootless}/{folder}/{name}", "size": facts.sizes[n], "checksum": facts.checksums[n]}
                 for n, name in enumerate(names)
             ]
-        if kept:
-            self.document["data"]["integrator"]["resources"] = kept
+        if self.resources and self._amendment is None:
+            self.document["data"]["integrator"]["resources"] = self.resources
 
-    def complete(self, transaction: Transaction) -> None:
-        """Bring in what belongs to the version beside what was added; called once, when everything was."""
-
-    def pointers(self) -> list[Document]:
-        """What is written once exchanged directories are in place; see `Work.point`."""
-        return []
-
-    def final_representations(self) -> list[Document]:
-        """Every representation that the version has once it is published."""
-        return self.representations
+    def complete(self) -> None:
+        """Bring in what stays of a version that is amended; called once, when everything else was added."""
+        if self._amendment is not None:
+            self._amendment.complete()
 
     def changes(self) -> list[Any]:
         """The document operations of this version: files first, then their documents, parents before children."""
+        if self._amendment is not None:
+            return self._amendment.changes()
         collection = PROJECT + self.instance.publish.project
         own = [Insert(collection=collection, document=document) for document in (self.document, *self.representations)]
         return [*self.instance.parents.made, *own]
+
+    def pointers(self) -> list[Document]:
+        """What is written once exchanged directories are in place; see `Work.point`."""
+        return self._amendment.pointers() if self._amendment is not None else []
+
+    def final_representations(self) -> list[Document]:
+        """Every representation that the version has once it is published."""
+        return self._amendment.final_representations() if self._amendment is not None else self.representations
 
     def summary(self) -> Document:
         """What the transaction's document keeps of this version."""

@@ -299,9 +299,9 @@ def an_exchange_by_another_that_is_believed_to_be_durable(patch: pytest.MonkeyPa
 
 
 def an_amended_version_that_nobody_guards(patch: pytest.MonkeyPatch) -> None:
-    plain = amend.Amended.changes
+    plain = amend.Amendment.changes
     patch.setattr(
-        amend.Amended,
+        amend.Amendment,
         "changes",
         lambda self: [change for change in plain(self) if "data.integrator.amending" not in getattr(change, "set", {})],
     )
