@@ -8,7 +8,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -127,6 +127,10 @@ class Work(abc.ABC):
         """Add document operations; the verdict carries them out, all or none."""
         self._open_journal()
         self._changes += changes
+
+    def changes(self) -> Sequence[Change]:
+        """The document operations so far."""
+        return tuple(self._changes)
 
     def point(self, *pointers: Document) -> None:
         """Add documents that may name exchanged directories: they are written when those are in place, with `finished`.
@@ -255,6 +259,17 @@ class Work(abc.ABC):
             if open_before and self._failure is None:
                 self._failure = (self._savepoints, error)
             raise
+
+    def raise_failure(self) -> None:
+        """Raise the error of a step that failed and that no savepoint took back; the transaction stays open."""
+        if self._failure is not None:
+            raise self._failure[1]
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether there is nothing to decide: no directory, document, file or effect was added."""
+        added = (self._live(), self._changes, self._effects, self._exchanges, self._deferred)
+        return not any(added)
 
     def refuse_doomed(self) -> None:
         """Roll back and raise `Failed` if a step failed that no savepoint took back."""

@@ -86,6 +86,10 @@ def exchange_request(studio: Studio, publish_id: str, *, old: bool = False) -> d
 
 def prepare_files(studio: Studio) -> None:
     Path(studio.path, "demo/edit.json").write_bytes(b"old")
+
+
+def prepare_exchange(studio: Studio) -> None:
+    """Two subsets with their hero versions, and somebody's own file beside each."""
     Path(studio.sources, "wide.obj").write_bytes(b"v 0 0 0" * 50)
     with open(f"{studio.path}/.integrator/config.toml", "a") as config:
         config.write("latest_link = true\n")
@@ -102,6 +106,8 @@ class Subject:
         self.studio = studio.fresh("subject")
         self.work = work
         prepare_files(self.studio)
+        if work is exchange:
+            prepare_exchange(self.studio)
         self.old = (self.studio.tree(), self.studio.documents())
         done = self.studio.fresh("done")
         fate = Fate()

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from studio import Studio
-from test_crash import exchange, exchange_request, prepare_files
+from test_crash import exchange, exchange_request, prepare_exchange
 
 import integrator
 from integrator import ledger
@@ -33,7 +33,7 @@ PUBLISHED = "demo/shots/sq01/sh010/publish"
 @pytest.fixture
 def prepared(studio: Studio) -> Studio:
     """A studio with two subsets and their hero versions; `exchange` replaces both, and amends one."""
-    prepare_files(studio)
+    prepare_exchange(studio)
     return studio
 
 

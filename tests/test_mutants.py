@@ -20,7 +20,7 @@ import test_protocol as protocol
 import test_reservation as reservation
 import test_resume as resume
 from studio import Studio
-from test_crash import prepare_files
+from test_crash import prepare_exchange
 from test_resume import show
 
 from integrator import amend, harvest, leases, ledger, operations, pointers, recovery, staging, transfer
@@ -374,7 +374,7 @@ def test_a_removed_rule_is_noticed(
 def test_a_removed_rule_of_exchanges_is_noticed(studio: Studio, monkeypatch: pytest.MonkeyPatch, mutant: Mutant) -> None:
     patch, check = mutant
     run = studio.fresh("mutant")
-    prepare_files(run)
+    prepare_exchange(run)
     patch(monkeypatch)
     with pytest.raises(BaseException) as caught:
         check(run)
