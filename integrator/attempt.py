@@ -14,7 +14,7 @@ from integrator.database import TRANSACTIONS
 from integrator.errors import Conflict
 from integrator.harvest import Harvest, leftovers
 from integrator.model import Document, new_id
-from integrator.preflight import InstancePlan, preflight
+from integrator.preflight import InstancePlan, preflight, sources_digest
 from integrator.request import PublishRequest, repeatable
 from integrator.results import PublishResult
 from integrator.retry import Budget, Earlier, check_budget, glance, look, promised
@@ -36,6 +36,8 @@ class Terms:
     settle: float | None = None
     #: How often the publish id may be tried; None for what the settings say.
     budget: Budget | None = None
+    #: What to do when the publish id was used for other content: refuse, or amend.
+    on_changed: str = "refuse"
     #: Called as the work goes on.
     watch: Watch | None = None
     #: Name and version of everything that takes part; the journal begins with it.
@@ -60,7 +62,8 @@ class Attempt:
 
         Raises `DifferentContent`, `Busy`, `Unsettled`, `BudgetUsedUp`.
         """
-        earlier = self.earlier = look(self.root, self.publish_id, self.request, wait=self._terms.wait)
+        amend = self._terms.on_changed == "amend"
+        earlier = self.earlier = look(self.root, self.publish_id, self.request, wait=self._terms.wait, amend=amend)
         if earlier.answer is None:
             settings = self.root.settings
             budget = self._terms.budget or Budget(attempts=settings.attempts, per_host=settings.attempts_per_host)
@@ -75,7 +78,7 @@ class Attempt:
     def preflight(self) -> None:
         """Look at sources, names, space and links of the whole request. Raises `ValidationRefused` with every problem."""
         settle = self.root.settings.settle if self._terms.settle is None else self._terms.settle
-        self.plans = preflight(self.root, self.request, promised(self.root, self._looked().reservation), settle=settle)
+        self.plans = preflight(self.root, self._wanted(), promised(self.root, self._looked().reservation), settle=settle)
 
     def planned(self) -> PublishResult:
         """What would be published: numbers and names."""
@@ -91,8 +94,9 @@ class Attempt:
         """
         root, plans, earlier = self.root, self._planned(), self._looked()
         facts = {
-            "purpose": "publish", "publish_id": self.publish_id, "fingerprint": self.request.fingerprint(),
-            "project": self.request.project, "attempts": earlier.attempts, "request": repeatable(self.request),
+            "purpose": "publish", "publish_id": earlier.publish_id or self.publish_id, "fingerprint": self.request.fingerprint(),
+            "sources": sources_digest(plans), "project": self.request.project, "attempts": earlier.attempts,
+            "request": repeatable(self._wanted()),
             "plugins": list(self._terms.plugins),
         }  # fmt: skip
         try:
@@ -110,6 +114,12 @@ class Attempt:
             assembly = Assembly(root, transaction, _facts(self.request), self._terms.wait, harvest)
             assembly.take_up(plans, _progress(transaction, plans, self._terms.watch))
             return assembly
+
+    def _wanted(self) -> PublishRequest:
+        """The request, with the versions that are to be amended."""
+        numbers = self._looked().amends
+        instances = (attrs.evolve(entry, version=None, amend=number) for entry, number in zip(self.request.instances, numbers))
+        return attrs.evolve(self.request, instances=tuple(instances)) if numbers else self.request
 
     def _looked(self) -> Earlier:
         assert self.earlier is not None, "`look` comes first"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import os
 import stat
 import time
@@ -14,7 +15,7 @@ import attrs
 
 from integrator import mounts, storage
 from integrator.documents import Parents, context, find_parents
-from integrator.errors import NotThere, Problem, RequestRefused, ValidationRefused
+from integrator.errors import IntegratorError, NotThere, Problem, RequestRefused, ValidationRefused
 from integrator.model import Document
 from integrator.representations import EMPTY, Sources, file_problem, resolve
 from integrator.request import InstanceRequest, PublishRequest
@@ -104,6 +105,24 @@ def preflight(root: Root, request: PublishRequest, promised: Sequence[str] = (),
                 raise ValidationRefused([Problem(_growing(plans, before), "still changes"), _waited(quiet)])
             before = found
         time.sleep(_LOOK_AGAIN)
+
+
+def sources_digest(plans: Iterable[InstancePlan]) -> str:
+    """Hex digest of every source by path, size and modification time: to tell whether something was rendered again since."""
+    digest = hashlib.blake2b(digest_size=16)
+    for paths, looked in _looked(plans):
+        digest.update("\0".join(paths).encode("utf-8", "surrogateescape"))
+        digest.update(looked.sizes.tobytes())
+        digest.update(looked.source_times.tobytes())
+    return digest.hexdigest()
+
+
+def present_sources(root: Root, request: PublishRequest) -> str:
+    """The digest of the sources as they are now; "" if the request could not be published from them any more."""
+    try:
+        return sources_digest(_look_at_all(root, request, ()))
+    except IntegratorError:
+        return ""  # moved away, cleaned up, never here
 
 
 def _is_rendered_by_others(plans: Iterable[InstancePlan]) -> bool:

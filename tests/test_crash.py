@@ -84,6 +84,34 @@ def exchange_request(studio: Studio, publish_id: str, *, old: bool = False) -> d
     return {**request, "instances": instances, "comment": "again"}
 
 
+def reveal_early(studio: Studio, root: Root) -> None:
+    """A version gets its final name early; then more is added, something else is taken back, and it is published."""
+    with root.begin(project="demo", publish_id="job", author="anna") as assembly:
+        first = assembly.new_version(asset="sh010", hierarchy="shots/sq01", subset="model", family="model", hero=True)
+        first.copy(f"{studio.sources}/cam.abc")
+        assembly.reveal()
+        assert Path(first.path, "demo_sh010_model_v001.abc").exists()
+        point = assembly.savepoint()
+        assembly.insert("demo", {"type": "note", "text": "taken back"})
+        assembly.roll_back_to(point)
+        second = assembly.new_version(asset="sh010", hierarchy="shots/sq01", subset="rig", family="rig")
+        second.write("rig.ma", b"bones")
+        assembly.insert("demo", {"type": "note", "text": "new"})
+        assembly.replace_file(f"{root.path}/demo/edit.json", b"new")
+
+
+def fail_after_an_early_reveal(studio: Studio, root: Root) -> None:
+    """Somebody fails while the version is there already."""
+    with root.begin(project="demo", publish_id="job") as assembly:
+        version = assembly.new_version(asset="sh020", subset="model", family="model")
+        version.copy(f"{studio.sources}/cam.abc")
+        assembly.reveal()
+        raise RuntimeError("a later plugin fails")
+
+
+WORKS: list[Work] = [publish, assemble, exchange, reveal_early, fail_after_an_early_reveal, fail]
+
+
 def prepare_files(studio: Studio) -> None:
     Path(studio.path, "demo/edit.json").write_bytes(b"old")
 
@@ -163,7 +191,7 @@ def _assert_settled(run: Studio) -> None:
     assert again.calls == [], "a second recovery must change nothing"
 
 
-@pytest.mark.parametrize("work", [publish, assemble, exchange, fail])
+@pytest.mark.parametrize("work", WORKS)
 def test_killed_before_or_after_any_call_it_is_complete_or_absent(studio: Studio, work: Work) -> None:
     subject = Subject(studio, work)
     outcomes = {"old": 0, "new": 0}

@@ -15,7 +15,7 @@ from integrator.cli.console import Console, duration, plural, shown, size
 from integrator.cli.failures import Bug, as_answer, exit_code, tell
 from integrator.cli.farms import FARM_ATTEMPTS, FARM_ATTEMPTS_PER_HOST, FARM_SETTLE, FARM_WAIT, farm
 from integrator.cli.progress import Progress, progress
-from integrator.errors import DifferentContent, IntegratorError, Interrupted, Unsettled, UsageError
+from integrator.errors import IntegratorError, Interrupted, Unsettled, UsageError
 from integrator.results import PublishResult, failed
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ Relative ones start at the current folder. Each becomes a representation that is
 #: Options that only the command-line form knows, by their place in the arguments.
 _FORM: Final = (
     "project", "asset", "subset", "family", "representation", "hierarchy", "task", "comment", "author", "frames", "fps",
-    "version", "transfer", "checksum", "data",
+    "version", "amend", "hero", "transfer", "checksum", "data",
 )  # fmt: skip
 
 
@@ -57,6 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--frames", action=Once, metavar="1001-1048", help="frames that must be there, and no others are taken")
     form.add_argument("--fps", action=Once, metavar="N", type=_number)
     form.add_argument("--version", action=Once, metavar="N", type=_version, help="this number instead of the next one")
+    form.add_argument(
+        "--amend", action=Once, metavar="N", type=_version, help="replace frames or files of this published version"
+    )
+    form.add_argument("--hero", action="store_const", const=True, help="let the hero version follow")
     form.add_argument("--transfer", action=Once, choices=("copy", "hardlink", "reflink", "symlink", "move"))
     form.add_argument("--checksum", action=Once, choices=("none", "copied", "all"))
     form.add_argument("--data", action="append", metavar="KEY=VALUE", help="stored with the version; JSON if VALUE is JSON")
@@ -247,7 +251,14 @@ def _publish(
     try:
         with contextlib.nullcontext() if arguments.dry_run else display:
             result = publish(
-                request, root, wait=wait, dry_run=arguments.dry_run, watch=watch, settle=settle, budget=Budget(**budget)
+                request,
+                root,
+                wait=wait,
+                dry_run=arguments.dry_run,
+                watch=watch,
+                settle=settle,
+                budget=Budget(**budget),
+                on_changed=arguments.on_changed or "refuse",
             )
             call.interruptions.settled()
             if result.outcome != "planned":
@@ -256,8 +267,6 @@ def _publish(
     except BaseException as error:
         # From here on only the truth is looked for; a signal changes nothing any more.
         call.interruptions.settled()
-        if isinstance(error, DifferentContent) and arguments.on_changed == "amend":
-            error.message += ". It cannot be amended by this version of integrator"
         return _outcome(root, request, as_answer(error, call.console), call.console)
 
 
