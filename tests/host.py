@@ -26,8 +26,22 @@ POISON = {
 }
 
 
+def fork():
+    """Start a worker by forking, as pools do, while something is copied."""
+    if glob.glob(WISH["fork_at"]) and not os.path.exists(WISH["forked"]):
+        pid = os.fork()
+        if pid == 0:
+            time.sleep(60)
+            os._exit(0)
+        with open(WISH["forked"] + ".new", "w") as file:
+            file.write(str(pid))
+        os.rename(WISH["forked"] + ".new", WISH["forked"])
+
+
 def stops():
     """Whether the user presses Stop now: as soon as enough is copied."""
+    if "fork_at" in WISH:
+        fork()
     return WISH.get("stop_at") and any(os.path.getsize(name) >= WISH["stop_size"] for name in glob.glob(WISH["stop_at"]))
 
 
@@ -89,8 +103,6 @@ def main():
     if WISH.get("blocked"):
         signal.pthread_sigmask(signal.SIG_BLOCK, [getattr(signal, name) for name in WISH["blocked"]])
     told = {"version": list(sys.version_info[:2]), "progress": [], "threads": []}
-    if WISH.get("fork"):  # while it publishes, as a pool of workers does
-        threading.Timer(WISH["fork"], lambda: os.fork() or time.sleep(30) or os._exit(0)).start()
     (publish_with_pyblish if "plugins" in WISH else publish)(told)
     json.dump(told, sys.stdout)
 
