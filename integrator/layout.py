@@ -475,6 +475,11 @@ class Layout:
         """As `file_names`, for the folder of a hero version."""
         return self._names("hero_file", values, frames, udims)
 
+    def frame_text(self, frame: int) -> str:
+        """A frame as it stands in the name of a file: put into the template as text, it gives that name again."""
+        specs = [key.spec for key in _keys(self._templates["file"]._nodes) if key.name == "frame"]
+        return _padding(specs[0] if specs else f"0>{self.links.get('frame_padding', LINKS['frame_padding'])}")(frame)
+
     def path_template(self) -> str:
         """The template of a published path, inner links solved (`data.template` of a representation)."""
         return f"{self._templates['folder'].solved}/{self._templates['file'].solved}"

@@ -237,7 +237,7 @@ def _name(root: Root, plan: InstancePlan, representation: RepresentationRequest,
     if is_tiles(first):
         return [name.replace(str(_FRAME), "<UDIM>") for name in root.layout.file_names(values, None, [_FRAME])]
     if is_pattern(first) or is_sequence(representation.files):
-        pattern = f"%0{root.layout.links.get('frame_padding', 4)}d"
+        pattern = f"%0{len(root.layout.frame_text(0))}d"
         return [name.replace(str(_FRAME), pattern) for name in root.layout.file_names(values, [_FRAME], None)]
     return [root.layout.file_name({**values, "ext": extension(path)}) for path in representation.files]
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 from integrator.cli.arguments import Arguments, Once, count, seconds
+from integrator.cli.attachment import Attachment, add_attachment_option
 from integrator.cli.console import Console, duration, plural, shown, size
 from integrator.cli.failures import Bug, as_answer, exit_code, tell
 from integrator.cli.farms import FARM_ATTEMPTS, FARM_ATTEMPTS_PER_HOST, FARM_SETTLE, FARM_WAIT, farm
@@ -77,6 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_retry_options(both)
     both.add_argument("--dry-run", action="store_true", help="check everything, write nothing")
     both.add_argument("--workers", action=Once, metavar="N", type=count, help="threads that copy")
+    add_attachment_option(both)
 
 
 def add_retry_options(group: argparse._ArgumentGroup) -> None:
@@ -125,8 +127,9 @@ def _version(text: str) -> int:
 
 def run(call: Call) -> int:
     """Publish, and give the answer whatever happens."""
+    attachment = Attachment(call.interruptions) if call.arguments.attached else None
     with opened(call) as root:
-        request, given = _request(call.arguments, root, call.console)
+        request, given = _request(call.arguments, root, call.console, attachment)
         return carry_out(call, root, request, on_farm=bool(farm()) and given)
 
 
@@ -166,7 +169,7 @@ def opened(call: Call) -> Iterator[Root]:
 # --- the request ------------------------------------------------------------------------------------------------------
 
 
-def _request(arguments: Arguments, root: Root, console: Console) -> tuple[PublishRequest, bool]:
+def _request(arguments: Arguments, root: Root, console: Console, attachment: Attachment | None) -> tuple[PublishRequest, bool]:
     """The request with a publish id, by which its outcome can be asked for whatever happens; whether the caller gave that id.
 
     Raises `RequestRefused`.
@@ -184,6 +187,8 @@ def _request(arguments: Arguments, root: Root, console: Console) -> tuple[Publis
     elif form:
         raise UsageError(f"--{form[0]} belongs to a publish without a request; put it into the request instead",
                          next="integrator publish --help")  # fmt: skip
+    elif attachment is not None and arguments.patterns == ["-"]:
+        source = attachment.request()
     else:
         source = read_request(arguments.patterns[0], console)
     request = parse_request(source, root.policy)
