@@ -16,6 +16,7 @@ from integrator.cli.console import Console, duration, plural, shown, size
 from integrator.cli.failures import Bug, as_answer, exit_code, tell
 from integrator.cli.farms import FARM_ATTEMPTS, FARM_ATTEMPTS_PER_HOST, FARM_SETTLE, FARM_WAIT, farm
 from integrator.cli.progress import Progress, progress
+from integrator.cli.reports import add_report_option, reported, write_report
 from integrator.errors import IntegratorError, Interrupted, Unsettled, UsageError
 from integrator.results import PublishResult, failed
 
@@ -76,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ),
     )
     add_retry_options(both)
+    add_report_option(both)
     both.add_argument("--dry-run", action="store_true", help="check everything, write nothing")
     both.add_argument("--workers", action=Once, metavar="N", type=count, help="threads that copy")
     add_attachment_option(both)
@@ -148,18 +150,19 @@ def carry_out(call: Call, root: Root, request: PublishRequest, *, on_farm: bool)
     for reason in result.left:
         call.console.say(f"  left where it is: {shown(reason)}")
     call.console.answer(result.document())
+    write_report(call, result, code, root=root, request=request)
     return code
 
 
 @contextlib.contextmanager
 def opened(call: Call) -> Iterator[Root]:
-    """The publish root, with as many threads as the command line says."""
+    """The publish root, with as many threads as the command line says. What is raised meanwhile gets its report here."""
     from integrator.root import open_root
 
     workers = call.arguments.workers
     executor = ThreadPoolExecutor(workers) if workers else None
     try:
-        with open_root(call.root(), executor=executor, application="integrator publish") as root:
+        with reported(call), open_root(call.root(), executor=executor, application="integrator publish") as root:
             yield root
     finally:
         if executor is not None:
