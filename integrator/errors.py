@@ -247,6 +247,17 @@ class EffectNotMade(EffectFailed):
     code = "effect_not_made"
 
 
+class ThumbnailFailed(Failed):
+    """An image cannot be shown small. The shipped pipeline publishes without a thumbnail then."""
+
+    code = "thumbnail_failed"
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(f"there is no thumbnail of {path}: {reason}")
+
+
 class LeaseLost(Failed):
     """Another actor took this transaction over."""
 
