@@ -17,12 +17,13 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
-from integrator.database import PROJECT, Delete, Insert, Replace, Update, field
+from integrator.bulk import carried_out, change_of
+from integrator.database import PROJECT, Delete, Ensure, Insert, Replace, Update, choices, field, id_text, matches
 from integrator.documents import Stamp, find_parents
 from integrator.errors import Conflict, DifferentContent, ExpectationFailed, Problem, UsageError, ValidationRefused
 from integrator.harvest import Harvest, leftovers
@@ -32,12 +33,12 @@ from integrator.model import Document, Place, State, new_id, object_id
 from integrator.preflight import InstancePlan, destination_problems, plan_instance
 from integrator.representations import extension, inspect, resolve
 from integrator.request import PublishRequest, parse_request
-from integrator.results import PublishResult, of_transaction
+from integrator.results import PublishedRepresentation, PublishedVersion, PublishResult
 from integrator.retry import Earlier, find, former_runs
 from integrator.root import Root
-from integrator.staging import StagingDirectory
+from integrator.staging import Progress, StagingDirectory
 from integrator.transaction import Savepoint, Transaction
-from integrator.versions import Named, Version, name_sources, planner
+from integrator.versions import Named, Version, claimed_numbers, name_files, name_sources, planner
 
 _Step = TypeVar("_Step", bound=Callable[..., Any])
 
@@ -70,10 +71,21 @@ class Assembly:
         self.result: PublishResult | None = None
 
     @classmethod
-    def begin(cls, root: Root, *, project: str, publish_id: str | None = None, wait: float = 0.0, **facts: Any) -> Assembly:
+    def begin(
+        cls,
+        root: Root,
+        *,
+        project: str,
+        publish_id: str | None = None,
+        wait: float = 0.0,
+        fingerprint: str = "",
+        plugins: Sequence[tuple[str, str]] = (),
+        **facts: Any,
+    ) -> Assembly:
         """Begin a transaction without any lease yet; `facts` are author, comment, source, user, machine, intent.
 
-        Raises `DifferentContent` if the publish id was used: only a request can be compared with what was published then.
+        `fingerprint` tells later runs with this publish id whether they want the same; `plugins` are name and version of what
+        takes part. Raises `DifferentContent` if the publish id was used: only a request can be compared with what was published.
         """
         _refuse_project(root, project)
         root = root.of_project(project)
@@ -94,6 +106,8 @@ class Assembly:
             "purpose": "assembly",
             "publish_id": publish_id or f"run-{new_id()}",
             "project": project,
+            "plugins": list(plugins),
+            **({"fingerprint": fingerprint} if fingerprint else {}),
         }
         try:
             transaction = Transaction.begin(root.engine, lambda _: Plan(), described, wait=wait)
@@ -108,18 +122,34 @@ class Assembly:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if error is not None:
             self.transaction.roll_back(error)
-        else:
+        elif self.result is None:
             self.commit()
+
+    def take_up(self, plans: Sequence[InstancePlan], progress: Progress) -> None:
+        """Make the versions of a request whose directories the transaction began with; `OpenVersion.stage` fills them.
+
+        Raises `ValidationRefused` for names that are the same.
+        """
+        numbers = claimed_numbers(self.transaction.document)
+        for plan, staging, number in zip(plans, self.transaction.staging, numbers):
+            assert staging is not None
+            version = OpenVersion(self._root, plan, staging, number, self._stamp, self.transaction, self._harvest)
+            version.expect(name_files(self._root, plan, number), progress)
+            self.versions.append(version)
 
     def commit(self) -> PublishResult:
         """Publish everything that was added. Raises as `Transaction.commit` does."""
         self.transaction.refuse_doomed()
         kept = self._kept()
         _refuse_empty(self.transaction, kept)
+        if self._harvest is not None:
+            self._harvest.discard()
         for version in kept:
             self.transaction.change(*version.changes())
         document = self.transaction.commit({"versions": [version.summary() for version in kept]})
-        self.result = of_transaction(self._root, document, "published")
+        published = tuple(version.published() for version in kept)
+        left = tuple(document.get("left") or ())
+        self.result = PublishResult(transaction=self.transaction.id, outcome="published", versions=published, left=left)
         return self.result
 
     # --- adding ---------------------------------------------------------------------------------------------------
@@ -163,7 +193,16 @@ class Assembly:
 
     def _kept(self) -> list[OpenVersion]:
         """The versions that no savepoint took back."""
-        return [version for version in self.versions if version.staging in self.transaction.staging]
+        return [version for version in self.versions if self.keeps(version)]
+
+    def keeps(self, version: OpenVersion) -> bool:
+        """Whether no savepoint took this version back."""
+        return version.staging in self.transaction.staging
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether nothing was added."""
+        return self.transaction.is_bare
 
     @_step
     def insert(self, project: str, document: Mapping[str, Any]) -> Any:
@@ -192,6 +231,33 @@ class Assembly:
         """Remove the one document that `where` finds, provided it is still as it is now."""
         found = self._one(project, where)
         self.transaction.change(Delete(collection=PROJECT + project, id=found["_id"], expect=found))
+
+    @_step
+    def apply(self, project: str, operations: Iterable[Any]) -> None:
+        """Carry out ``InsertOne``, ``UpdateOne``, ``ReplaceOne`` and ``DeleteOne`` of pymongo, in this order, at the verdict.
+
+        ``UpdateOne`` knows ``$set``, ``$unset``, ``$inc``, ``$push``, ``$addToSet`` and ``$setOnInsert``; filters know values and
+        ``$in``. An operation that matches nothing does nothing, as there. Raises `UsageError` for everything else.
+        """
+        _refuse_project(self._root, project)
+        collection = PROJECT + project
+        for operation in operations:
+            change = change_of(operation, collection, lambda where: self._will_be(collection, where), _extended)
+            if change is not None:
+                self.transaction.change(change)
+
+    def _will_be(self, collection: str, where: Mapping[str, Any]) -> list[Document]:
+        """The documents that a filter will find once the transaction so far is carried out."""
+        database, wanted = self._root.engine.database, choices(where)
+        found: dict[str, Document | None] = {id_text(entry["_id"]): entry for entry in database.find(collection, where)}
+        pending = [change for change in self.transaction.changes() if change.collection == collection]
+        for change in pending:
+            if change.key not in found:
+                key = change.document["_id"] if isinstance(change, (Insert, Ensure)) else change.id
+                found[change.key] = database.read(collection, key)
+        for change in pending:
+            found[change.key] = carried_out(found[change.key], change)
+        return [entry for entry in found.values() if entry is not None and matches(entry, wanted)]
 
     def _one(self, project: str, where: Mapping[str, Any]) -> Document:
         _refuse_project(self._root, project)
@@ -270,7 +336,47 @@ class OpenVersion(Version):
         #: Key of the soft lock.
         self.lease = plan.lease
         self._harvest = harvest
-        self._taken: dict[str, tuple[str, ...]] = {}
+        self._taken: dict[str, Sequence[str]] = {}
+        self._expected: Sequence[Named] | None = None
+        self._progress: Progress | None = None
+        self._checksum = plan.publish.checksum or root.settings.checksum
+
+    def expect(self, named: Sequence[Named], progress: Progress | None = None) -> None:
+        """Note what the request wants in this version; `stage` brings it in."""
+        self._expected, self._progress = named, progress
+
+    @_step
+    def stage(self) -> None:
+        """Bring in every file that the request wants in this version; does nothing the second time."""
+        self.staging.check_open()
+        expected, self._expected = self._expected, None
+        if expected is None:
+            return
+        for named in expected:
+            self._take(named.sources.representation.name, named)
+            self.add(named, checksum=self._checksum, harvest=self._harvest, progress=self._progress)
+        self.add_resources(checksum=self._checksum, harvest=self._harvest, progress=self._progress)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was brought in."""
+        return not self.representations and not self._plan.resources
+
+    def published(self) -> PublishedVersion:
+        """The part of the answer that tells of this version."""
+        folder = self.final_path()
+        return PublishedVersion(
+            project=self._plan.publish.project,
+            asset=self._plan.request.asset,
+            subset=self._plan.request.subset,
+            family=self._plan.request.family,
+            version=self.number,
+            path=folder,
+            representations=tuple(
+                PublishedRepresentation(name=name, folder=folder, names=list(names)) for name, names in self._taken.items()
+            ),
+            resources=len(self._plan.resources),
+        )
 
     def copy(self, path: str, representation: str = "", **options: Any) -> None:
         """Copy a file or sequence (`representations.resolve` tells the patterns); options are those of a representation."""
@@ -314,11 +420,15 @@ class OpenVersion(Version):
         self.representations = [entry for entry in self.representations if entry["name"] in kept]
         self._taken = kept
 
-    @_step
     def _bring(self, way: str, path: str, representation: str, options: Mapping[str, Any]) -> None:
-        self.staging.check_open()
         name = representation or extension(path) or "file"
-        wanted = {"name": name, "files": [path], "transfer": way, **options}
+        self.bring({"name": name, "files": [path], "transfer": way, **options})
+
+    @_step
+    def bring(self, wanted: Mapping[str, Any]) -> None:
+        """Bring in a representation as a request describes it: `name`, `files`, and what else is known there."""
+        self.staging.check_open()
+        name = wanted["name"]
         instance = {"asset": self._plan.request.asset, "subset": self._plan.request.subset, "family": self._plan.request.family}
         request: PublishRequest = parse_request(
             {
@@ -342,7 +452,7 @@ class OpenVersion(Version):
         if not used.isdisjoint(map(collision_key, named.names)):
             named = name_sources(self._root, self._plan, sources, self.number, name)
         self._take(name, named)
-        self.add(named, checksum=self._root.settings.checksum)
+        self.add(named, checksum=self._checksum)
 
     def _take(self, name: str, named: Named) -> None:
         self._refuse_representation(name)
@@ -369,7 +479,7 @@ class OpenVersion(Version):
 
 def _refuse_empty(transaction: Transaction, versions: Iterable[OpenVersion]) -> None:
     """Roll back and raise `ValidationRefused` if a version has no file."""
-    names = [f"{version.lease} v{version.number:03d}" for version in versions if not version.representations]
+    names = [f"{version.lease} v{version.number:03d}" for version in versions if version.is_empty]
     if names:
         what = "has no files: add some, or roll back to a savepoint from before it was made"
         error = ValidationRefused([Problem(name, what) for name in names])

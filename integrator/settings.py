@@ -14,7 +14,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
@@ -124,6 +124,10 @@ def _absolute(value: Any) -> str:
     return value if isinstance(value, str) and os.path.isabs(value) else _refuse()
 
 
+def _names(value: Any) -> tuple[str, ...]:
+    return tuple(value) if isinstance(value, list) and all(isinstance(name, str) and name for name in value) else _refuse()
+
+
 _AUTHORITY: Final = re.compile(r"(://[^/:][^:]*|://):.*@", re.DOTALL)
 _SECRET_OPTION: Final = re.compile(r"([?&][^=&]*(?:password|passphrase|secret|token)[^=&]*=)[^&]+", re.IGNORECASE)
 
@@ -134,6 +138,7 @@ def without_password(url: str) -> str:
 
 
 _TEXT: Final = Kind("text", _is(str))
+_NAMES: Final = Kind("a list of texts", _names, lambda value: json.dumps(list(value)))
 _YES_NO: Final = Kind("true or false", _is(bool))
 _FORMAT: Final = Kind("1, the only format that this program knows", _format)
 _URL: Final = Kind("text", _is(str), lambda value: _toml(without_password(value)))
@@ -214,6 +219,9 @@ class Settings:
     settle: float = _setting(0.0, _TIME, (ROOT, PROJECT, USER), "how long a missing or changed source is looked at again")
     attempts: int = _setting(0, _COUNT, _HOUSE, "how often one publish id may be tried")
     attempts_per_host: int = _setting(0, _COUNT, _HOUSE, "how often one publish id may be tried on one host")
+    after_commit: Sequence[str] = _setting(
+        (), _NAMES, _WHOLE, "class names of pyblish plugins that run after the commit, whatever their order"
+    )
     workers: int = _setting(2, _whole_number(1, 64), _PLACE, "threads that copy and link")
     keep: float = _setting(7 * DAY, _TIME_ABOVE_0, _WHOLE, "how long leftovers, trash and burnt numbers stay until `sweep`")
     keep_failed: float = _setting(DAY, _TIME, _WHOLE, "how long that which a failed publish produced stays, to go on from it")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -123,6 +123,10 @@ class Work(abc.ABC):
         self._open_journal()
         self._changes += changes
 
+    def changes(self) -> Sequence[Change]:
+        """The document operations so far."""
+        return tuple(self._changes)
+
     def exchange(self, place: Place, private: str, content: bytes) -> None:
         """Give an existing or new file this content after the verdict; the old one goes to the trash.
 
@@ -233,6 +237,17 @@ class Work(abc.ABC):
             if open_before and self._failure is None:
                 self._failure = (self._savepoints, error)
             raise
+
+    def raise_failure(self) -> None:
+        """Raise the error of a step that failed and that no savepoint took back; the transaction stays open."""
+        if self._failure is not None:
+            raise self._failure[1]
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether there is nothing to decide: no directory, document, file or effect was added."""
+        added = (self._live(), self._changes, self._effects, self._exchanges, self._deferred)
+        return not any(added)
 
     def refuse_doomed(self) -> None:
         """Roll back and raise `Failed` if a step failed that no savepoint took back."""

@@ -159,10 +159,10 @@ def test_every_file_that_is_named_exists(text: str) -> None:
 
 
 def modules() -> Iterator[tuple[str, Path]]:
-    """Name below `integrator` and file of every module, the modules of the command line as one."""
+    """Name below `integrator` and file of every module, those of the command line as one, and those of plugins."""
     for path in sorted((HOME / "integrator").rglob("*.py")):
         parts = path.relative_to(HOME / "integrator").with_suffix("").parts
-        yield ".".join(parts[:1] if parts[0] == "cli" else [part for part in parts if part != "__init__"]), path
+        yield ".".join(parts[:1] if parts[0] in ("cli", "plugin") else [part for part in parts if part != "__init__"]), path
 
 
 def test_the_layers_are_all_modules_in_the_order_of_their_imports() -> None:
@@ -184,7 +184,7 @@ def imports(path: Path) -> Iterator[str]:
             for alias in node.names:
                 full = f"{below}.{alias.name}".lstrip(".")
                 if found := full if full in known else below:
-                    yield "cli" if found.startswith("cli") else found
+                    yield found.split(".")[0] if found.startswith(("cli", "plugin")) else found
 
 
 def test_all_packages_are_installed() -> None:

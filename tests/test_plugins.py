@@ -16,7 +16,7 @@ from studio import Studio
 from integrator.errors import IntegratorError, NotARoot, RequestRefused, SourceChanged, UsageError, ValidationRefused
 
 PLUGINS = Path(__file__).parent.parent / "plugins"
-NAMES = ["CollectPublishRequest", "ValidatePublishRequest", "IntegratePublishRequest"]
+NAMES = ["CollectPublishRequest", "ValidatePublishRequest", "IntegrateVersions", "IntegrateCommit"]
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +50,7 @@ def state(studio: Studio) -> tuple[object, object, object]:
 # --- discovery --------------------------------------------------------------------------------------------------------
 
 
-def test_the_folder_holds_three_plugins_in_the_order_of_a_publish() -> None:
+def test_the_folder_holds_the_plugins_in_the_order_of_a_publish() -> None:
     assert [plugin.__name__ for plugin in pyblish.api.discover()] == NAMES
 
 
@@ -252,14 +252,15 @@ def test_a_publish_that_fails_midway_leaves_nothing_and_says_so(
     assert state(studio) == before
 
 
-def test_without_a_request_nothing_is_published_and_the_error_tells_how_to_name_one(studio: Studio) -> None:
-    context = pyblish.api.Context()
+def test_without_a_request_and_without_instances_nothing_is_published(studio: Studio) -> None:
+    context, before = pyblish.api.Context(), state(studio)
     context.data["publishRoot"] = studio.path
     pyblish.util.publish(context)
-    [error] = errors(context)
-    assert isinstance(error, UsageError)
-    assert "INTEGRATOR_REQUEST" in str(error)
-    assert context.data["publishResult"]["outcome"] == "refused"
+    assert errors(context) == []
+    assert "publishResult" not in context.data
+    [said] = [record.msg for result in context.data["results"] for record in result["records"] if record.levelname == "WARNING"]
+    assert "nothing to publish" in said
+    assert state(studio) == before
 
 
 def test_a_request_that_cannot_be_read_is_named(studio: Studio, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -80,6 +80,7 @@ folder_mode = 0o750
 group = "vfx"
 keep_times = false
 create_assets = false
+after_commit = ["Notify"]
 workers = 8
 keep = 3600
 keep_failed = "2h"
@@ -102,7 +103,8 @@ takeover_same_publish = 10
         "templates": {"version_padding": "4"}, "name_pattern": "^[a-z]+$", "transfer": "hardlink", "checksum": "all",
         "link_fallback": "copy", "link_writable": False,
         "symlink_outside": True, "file_mode": 0o640, "folder_mode": 0o750, "keep_times": False,
-        "create_assets": False, "workers": 8, "keep": 3600, "keep_failed": 7200, "settle": 60, "attempts": 3,
+        "create_assets": False, "after_commit": ("Notify",), "workers": 8, "keep": 3600, "keep_failed": 7200, "settle": 60,
+        "attempts": 3,
         "attempts_per_host": 1, "missing_frames": "allow", "default_root": "",
         "lease": {"renew": 5, "takeover": 60.5, "takeover_same_publish": 10},
     }  # fmt: skip
@@ -360,6 +362,7 @@ _GIVEN = {
     "transfer": "'move'", "checksum": "'all'", "missing_frames": "'allow'", "link_fallback": "'copy'", "link_writable": "false",
     "symlink_outside": "true",
     "file_mode": "0o600", "folder_mode": "0o700", "keep_times": "false", "create_assets": "false", "settle": "1", "attempts": "1",
+    "after_commit": "['Notify']",
     "attempts_per_host": "1", "workers": "1", "keep": "1", "keep_failed": "1", "roots": "{a = '/a'}", "templates": "{a = 'a'}",
     "lease.renew": "1", "lease.takeover": "1000", "lease.takeover_same_publish": "1",
 }  # fmt: skip
@@ -376,7 +379,7 @@ def test_a_setting_may_stand_only_where_the_table_says(name: str, user: Path) ->
 
 
 def test_neither_a_project_nor_a_user_can_break_what_holds_for_all() -> None:
-    whole = {"root_id", "database", "roots", "name_pattern", "keep", "keep_failed", "workers"} | {
+    whole = {"root_id", "database", "roots", "name_pattern", "keep", "keep_failed", "workers", "after_commit"} | {
         name for name in SETTINGS if "." in name
     }
     assert not [name for name in whole if PROJECT in SETTINGS[name].levels]

@@ -1,0 +1,420 @@
+"""What the plugins of one pyblish context publish together.
+
+The steps are those of `publish.publish`; here the plugins of a studio run between them. Whoever drives the loop may stop at any
+moment, and may never say so: a transaction that is open then is rolled back when the loop or the context goes away, when the
+interpreter ends, or when the same thread begins with another context.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import pyblish.api
+import pyblish.util
+
+from integrator.assembly import Assembly, OpenVersion
+from integrator.attempt import Attempt, Terms
+from integrator.engine import Effect
+from integrator.errors import DifferentContent, Failed, IntegratorError, Problem, UsageError, ValidationRefused
+from integrator.model import State
+from integrator.plugin import instances as shapes
+from integrator.plugin.transaction import PublishTransaction
+from integrator.request import PublishRequest
+from integrator.results import PublishResult, failed, of_transaction
+from integrator.retry import find
+from integrator.root import Root, find_root, open_root
+
+if TYPE_CHECKING:
+    from integrator.transaction import Savepoint
+
+_log: Final = logging.getLogger("integrator.plugin")
+#: By the id of their context.
+_publications: Final[dict[str, Publication]] = {}
+#: Effects of every plugin that was ever discovered or run here, by name.
+_effects: Final[dict[str, Effect]] = {}
+_loop: Final = threading.local()
+#: Loops of pyblish that end before the commit: what they opened goes on in the next one.
+_STAGES: Final = {getattr(pyblish.util, f"{name}_iter").__code__ for name in ("collect", "validate", "extract", "integrate")}
+
+
+def publication_of(context: Any) -> Publication:
+    """The publication of a pyblish context, made when it is first asked for."""
+    found = _publications.get(context.id)
+    if found is None:
+        found = _publications[context.id] = Publication(context)
+        weakref.finalize(context, _forget, context.id)
+        _leave_others(found)
+    return found
+
+
+def find_publication(context: Any) -> Publication | None:
+    """The publication of a pyblish context, if it has one."""
+    return _publications.get(context.id)
+
+
+def remember_effects(effects: Mapping[str, Effect]) -> None:
+    """Make effects of plugins known to every publication of this process."""
+    _effects.update(effects)
+
+
+def remembered_effects() -> Mapping[str, Effect]:
+    """Effects of every plugin that was discovered in this process, by name."""
+    return _effects
+
+
+def see_loop(token: Any) -> None:
+    """Note the loop that runs in this thread; `token` lives as long as it does, and nowhere else."""
+    _loop.token = weakref.ref(token)
+
+
+def _forget(context_id: str) -> None:
+    publication = _publications.pop(context_id, None)
+    if publication is not None:
+        publication.abandon("its context is gone")
+
+
+def _leave_others(new: Publication) -> None:
+    """A host that starts again has given up what it had begun in the same thread."""
+    for other in list(_publications.values()):
+        if other is not new and other.thread is new.thread and not other.executing:
+            other.abandon("another publish was started instead")
+
+
+class Publication:
+    """One publish request, or none, and at most one transaction; made by `publication_of`."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = weakref.ref(context)
+        #: Where it publishes; opened when it is first needed unless somebody gave it.
+        self._root: Root | None = None
+        self._owned = False
+        #: The request that was collected, before anything was switched off; None without one.
+        self.request: PublishRequest | None = None
+        self.terms = Terms()
+        #: What all plugins get.
+        self.transaction = PublishTransaction(self)
+        #: The answer, once there is nothing left to do.
+        self.result: PublishResult | None = None
+        #: What ended it, if it failed.
+        self.failure: BaseException | None = None
+        #: Number of plugins of this context that run right now.
+        self.executing = 0
+        self.thread = threading.current_thread()
+        self._attempt: Attempt | None = None
+        self._assembly: Assembly | None = None
+        self._versions: dict[str, OpenVersion] = {}
+        self._ends: list[weakref.finalize[Any, Any]] = []
+
+    # --- where and what -------------------------------------------------------------------------------------------
+
+    @property
+    def context(self) -> Any:
+        """The pyblish context."""
+        context = self._context()
+        if context is None:
+            raise UsageError("the pyblish context is gone. Nothing was done by this call")
+        return context
+
+    def use(self, root: Root, terms: Terms) -> None:
+        """Publish into this root, which its caller closes, and on these terms."""
+        self._root, self.terms = root, terms
+
+    @property
+    def root(self) -> Root:
+        """The publish root: ``context.data["publishRoot"]``, else the one that the command line would use."""
+        if self._root is None:
+            path = os.path.abspath(self.context.data.get("publishRoot") or find_root())
+            self._root, self._owned = open_root(path, application="pyblish"), True
+        return self._root
+
+    def know(self, effects: Mapping[str, Effect]) -> None:
+        """Make effects known that plugins may ask for."""
+        remember_effects(effects)
+        if self._assembly is not None:
+            self.root.engine.effects.update(effects)
+
+    def active(self) -> list[Any]:
+        """The pyblish instances that are switched on and can be published."""
+        return [instance for instance in self.context if shapes.is_active(instance) and shapes.is_publishable(instance)]
+
+    def attempt(self) -> Attempt | None:
+        """The attempt at that part of the request which is switched on; None if that is nothing."""
+        wanted = tuple(instance.data["publishInstance"] for instance in self._requested())
+        if self.request is None or not wanted:
+            return None
+        if self._attempt is None or self._attempt.request.instances != wanted:
+            self._attempt = Attempt(self.root, attrs.evolve(self.request, instances=wanted), self.terms)
+        return self._attempt
+
+    def _requested(self) -> list[Any]:
+        return [instance for instance in self.active() if instance.data.get("publishInstance") is not None]
+
+    def look(self) -> PublishResult | None:
+        """Settle what earlier runs left, and look at all sources, each once; the answer if nothing is left to do.
+
+        Raises what `Attempt.look` and `Attempt.preflight` do.
+        """
+        attempt = self.attempt()
+        if attempt is None:
+            return self._earlier_answer()
+        if attempt.earlier is None or attempt.plans is None:
+            answer = attempt.look()
+            if answer is not None:
+                self._answer(answer)
+                return answer
+            attempt.preflight()
+        return None
+
+    def glance(self) -> None:
+        """Know the answer of an earlier run that is finished; writes nothing."""
+        attempt = self.attempt()
+        if attempt is not None and (answer := attempt.glance()) is not None:
+            attempt.earlier = None
+            self._answer(answer)
+
+    def _answer(self, result: PublishResult) -> None:
+        self.result = result
+        self.context.data["publishResult"] = result.document()
+
+    # --- writing --------------------------------------------------------------------------------------------------
+
+    def why_not(self, context: Any) -> str:
+        """Why nothing is written any more, "" if something may be. Raises what `look` does."""
+        if self.result is not None:
+            return f"it was published before ({self.result.transaction})" if self._assembly is None else "it is published"
+        if self.failure is not None:
+            return "the publish failed"
+        if self._assembly is None:
+            if failures(context):
+                return "a plugin before it failed"
+            if not self.active():
+                return "no publish instance is switched on"
+            if self.look() is not None:
+                return "it was published before"
+        return ""
+
+    def assembly(self) -> Assembly:
+        """The open transaction; opens it. Raises as `Attempt.begin` does, `UsageError` once it has ended."""
+        if self._assembly is None:
+            reason = self.why_not(self.context)
+            if reason:
+                raise UsageError(f"nothing can be added to this publish: {reason}. Nothing was done by this call")
+            self._begin()
+        elif self.failure is not None or self.result is not None:
+            raise UsageError("this publish has ended. Nothing was done by this call")
+        assert self._assembly is not None
+        return self._assembly
+
+    def _begin(self) -> None:
+        self.root.engine.effects.update(_effects)
+        attempt = self.attempt()
+        self._assembly = attempt.begin() if attempt is not None else self._begin_without_request()
+        if self._assembly is None:
+            raise Failed("another run with the same publish id was faster. Nothing was touched", next="run it again")
+        for instance, version in zip(self._requested(), self._assembly.versions):
+            self._versions[instance.id] = version
+        self._ends.append(weakref.finalize(self, _roll_back_abandoned, self._assembly, self._root if self._owned else None))
+        token = getattr(_loop, "token", lambda: None)()
+        if token is not None:
+            self._ends.append(weakref.finalize(token, _loop_ended, weakref.ref(self)))
+
+    def _begin_without_request(self) -> Assembly:
+        facts = shapes.publish_facts(self.context)
+        project = shapes.project_of(self.context, self.active())
+        if not project:
+            raise UsageError('it is not known into which project to publish: set context.data["projectName"]')
+        return Assembly.begin(
+            self.root,
+            project=project,
+            publish_id=self.context.data.get("publishId"),
+            wait=self.terms.wait,
+            fingerprint=self._fingerprint(),
+            plugins=self.terms.plugins,
+            **facts,
+        )
+
+    def _fingerprint(self) -> str:
+        return shapes.fingerprint(self.active())
+
+    def _earlier_answer(self) -> PublishResult | None:
+        publish_id = self.context.data.get("publishId")
+        found = find(self.root, publish_id) if publish_id else None
+        if found is None or found["state"] != State.FINISHED.value:
+            return None
+        if found.get("fingerprint") != self._fingerprint():
+            raise DifferentContent(
+                f"the publish id {publish_id} was used for something else ({found['_id']}). Nothing was touched",
+                next=f"integrator show {found['_id']}",
+            )
+        result = of_transaction(self.root, found, "already_published")
+        self._answer(result)
+        return result
+
+    def version(self, instance: Any) -> OpenVersion:
+        """The version that a pyblish instance becomes; makes it. Raises as `Assembly.new_version` does."""
+        assembly = self.assembly()
+        version = self._versions.get(instance.id)
+        if version is None or not assembly.keeps(version):
+            version = self._versions[instance.id] = assembly.new_version(**shapes.describe(instance))
+        return version
+
+    def ensure_version(self, instance: Any) -> None:
+        """Make the version of an instance that will be published, if it is not there yet."""
+        if shapes.is_active(instance) and shapes.is_publishable(instance):
+            self.version(instance)
+
+    def savepoint(self) -> Savepoint:
+        """A position to roll back to."""
+        return self.assembly().savepoint()
+
+    def refuse_hidden_failure(self) -> None:
+        """Raise the error of a step that failed and whose error was caught by the plugin that made it."""
+        self.assembly().transaction.raise_failure()
+
+    def roll_back_to(self, point: Savepoint, error: Exception) -> None:
+        """Take back what a plugin did before it failed with `error`. Raises if the transaction cannot go on."""
+        if self.failure is not None:
+            raise error
+        self.assembly().roll_back_to(point)
+
+    # --- how it ends ----------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def guarding(self, plugin: Any) -> Iterator[None]:
+        """While a plugin runs: whatever it raises, `BaseException` included, rolls back what is open before it goes on."""
+        self.executing += 1
+        try:
+            yield
+        except BaseException as error:
+            if self._assembly is None or self.result is not None:
+                raise
+            first = self.fail(error)
+            if first is error or not isinstance(error, Exception):
+                raise
+            raise first from error
+        finally:
+            self.executing -= 1
+
+    def fail(self, error: BaseException) -> BaseException:
+        """End it by this error and roll back; the first error counts. Returns that, or what the rollback made of it."""
+        if self.failure is None and self.result is None:
+            self.failure = error
+            if self._assembly is not None:
+                try:
+                    self._assembly.transaction.roll_back(error)
+                except IntegratorError as second:
+                    self.failure = second
+            self.context.data["publishResult"] = failed(self._told(self.failure)).document()
+            self._close()
+        return self.failure or error
+
+    def _told(self, error: BaseException) -> IntegratorError:
+        if isinstance(error, IntegratorError):
+            return error
+        told = Failed(f"a plugin failed ({str(error) or type(error).__name__}). Everything is as before", next="run it again")
+        if self._assembly is not None:
+            told.transaction = self._assembly.transaction.id
+        return told
+
+    def conclude(self, context: Any, log: Any) -> None:
+        """Commit if nothing failed, else roll back; the answer is in ``context.data["publishResult"]`` then.
+
+        Raises as `Transaction.commit` does.
+        """
+        if self.result is not None:
+            return
+        found = failures(context)
+        if found and self.failure is None:
+            refused = ValidationRefused(found)
+            if self._assembly is not None:
+                self.fail(Failed(f"a plugin failed ({found[0].where}: {found[0].what}). Everything is as before"))
+            else:
+                self.failure = refused
+                context.data["publishResult"] = failed(refused).document()
+        if self.failure is not None:
+            log.error("nothing is published: %s", self.failure)
+            return
+        if self._assembly is None or self._assembly.is_bare:
+            log.warning("there is nothing to publish: no publish instance is switched on, and no plugin added anything")
+            self.abandon("")
+            return
+        self.commit()
+
+    def commit(self) -> PublishResult:
+        """Publish what was put together. Raises as `Transaction.commit` does."""
+        assembly = self.assembly()
+        try:
+            result = assembly.commit()
+        except BaseException as error:
+            self.fail(error)
+            raise
+        self._answer(result)
+        self._close()
+        return result
+
+    def abandon(self, why: str) -> None:
+        """Roll back what is open: whoever drove the loop has gone away."""
+        if self._assembly is not None and self.result is None and self.failure is None:
+            if why:
+                _log.warning("the publish was abandoned (%s), and is rolled back", why)
+            error = Failed(f"the publish was abandoned: {why}. Everything is as before", next="run it again")
+            self.failure = error
+            with contextlib.suppress(IntegratorError):  # recovery tells about it
+                self._assembly.transaction.roll_back(error)
+        self._close()
+
+    def _close(self) -> None:
+        for end in self._ends:
+            end.detach()
+        self._ends.clear()
+        if self._owned and self._root is not None:
+            self._root.close()
+            self._root, self._owned = None, False
+
+
+def _roll_back_abandoned(assembly: Assembly, root: Root | None) -> None:
+    """At the end of the interpreter, when nobody can be asked any more."""
+    with contextlib.suppress(IntegratorError):
+        assembly.transaction.roll_back(Failed("the program ended before the publish was committed. Everything is as before"))
+    if root is not None:
+        root.close()
+
+
+def _loop_ended(publication: weakref.ref[Publication]) -> None:
+    found = publication()
+    if found is not None and not _in_stage():
+        found.abandon("its loop has ended")
+
+
+def _in_stage() -> bool:
+    """Whether the loop that ends is one of pyblish for a single stage: the next stage goes on with what it opened."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code not in _STAGES:
+        frame = frame.f_back
+    return frame is not None
+
+
+def failures(context: Any) -> list[Problem]:
+    """What failed so far, in the order of the plugins; only the last run of each plugin with each instance counts."""
+    last: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for result in context.data.get("results", ()):
+        if result.get("action") is None:
+            last[result["plugin"].id, result["instance"].id if result["instance"] is not None else ""] = result
+    return list(_problems(result for result in last.values() if result["error"] is not None))
+
+
+def _problems(results: Iterable[Mapping[str, Any]]) -> Iterator[Problem]:
+    for result in results:
+        yield Problem(result["plugin"].__name__, str(result["error"]))
+
+
+__all__ = ["Publication", "failures", "find_publication", "publication_of", "remember_effects", "remembered_effects", "see_loop"]
