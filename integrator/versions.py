@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from integrator import documents, ledger, storage
-from integrator.database import CLAIMS, LEASES, PROJECT, Insert
+from integrator.database import CLAIMS, LEASES, PROJECT, Insert, Update
 from integrator.documents import Stamp
 from integrator.errors import Problem, ValidationRefused, VersionTaken
 from integrator.harvest import Harvest
@@ -230,6 +230,8 @@ class Version:
             instance.publish, instance.request, instance.parents, number, self.rootless, stamp
         )
         self.representations: list[Document] = []
+        #: Its thumbnail as a resource (path, size, checksum), and the document of it; None without one.
+        self.thumbnail: tuple[Document, Document] | None = None
 
     @property
     def path(self) -> str:
@@ -298,11 +300,26 @@ class Version:
         if kept:
             self.document["data"]["integrator"]["resources"] = kept
 
+    def describe_thumbnail(self, name: str, facts: Facts) -> None:
+        """Add the document of a small picture that is staged; it is no representation."""
+        path = f"{self.rootless}/{name}"
+        document = documents.thumbnail_document(self.values, path, self._stamp)
+        self.thumbnail = {"path": path, "size": facts.sizes[0], "checksum": facts.checksums[0]}, document
+
     def changes(self) -> list[Any]:
         """The document operations of this version: files first, then their documents, parents before children."""
-        collection = PROJECT + self._instance.publish.project
-        own = [Insert(collection=collection, document=document) for document in (self.document, *self.representations)]
-        return [*self._instance.parents.made, *own]
+        collection, parents = PROJECT + self._instance.publish.project, self._instance.parents
+        if self.thumbnail is None:
+            own = [Insert(collection=collection, document=document) for document in (self.document, *self.representations)]
+            return [*parents.made, *own]
+        file, thumbnail = self.thumbnail
+        data = self.document["data"]
+        ours = {**data["integrator"], "resources": [*data["integrator"].get("resources", ()), file]}
+        shown = {**self.document, "data": {**data, "thumbnail_id": thumbnail["_id"], "integrator": ours}}
+        own = [Insert(collection=collection, document=document) for document in (thumbnail, shown, *self.representations)]
+        # As OpenPype has it, an asset shows what was published last. Whoever comes last may be anybody: nothing is expected.
+        seen = {"data.thumbnail_id": thumbnail["_id"]}
+        return [*parents.made, *own, Update(collection=collection, id=parents.asset["_id"], expect={}, set=seen)]
 
     def summary(self) -> Document:
         """What the transaction's document keeps of this version."""
@@ -316,6 +333,7 @@ class Version:
             "place": {"root": self.staging.directory.root, "path": self.staging.directory.final},
             "representations": [{"_id": entry["_id"], "name": entry["name"]} for entry in self.representations],
             "resources": len(self._instance.resources),
+            **({"thumbnail": os.path.basename(self.thumbnail[0]["path"])} if self.thumbnail else {}),
         }
 
 

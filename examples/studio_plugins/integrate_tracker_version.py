@@ -24,9 +24,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import pyblish.api
-from integrator.plugin import Effect, TransactionalPlugin
 
 from integrator.errors import EffectNotMade
+from integrator.plugin import Effect, TransactionalPlugin
 
 #: An answer of the tracker is a few hundred bytes.
 _MOST_BYTES = 1 << 20
