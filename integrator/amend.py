@@ -153,7 +153,7 @@ class Amendment:
             set={"data.integrator.amending": self._version.stamp.transaction},
         )
         made, _ = self._replacement()
-        return [*self._version.instance.parents.made, guard, *made]
+        return [guard, *made]
 
     def pointers(self) -> list[Document]:
         """What is written when the directory is in place."""
@@ -175,11 +175,17 @@ class Amendment:
         amended = {"transaction": stamp["transaction"], "publish_id": stamp["publish_id"], "time": stamp["time"]}
         ours["amended"] = [*(ours.get("amended") or []), {**amended, "author": publish.author, "comment": publish.comment}]
         ours["folder"] = self._version.rootless
-        resources = {entry["path"]: entry for entry in ours.get("resources") or ()}
-        resources.update((entry["path"], entry) for entry in self._version.resources)
-        if resources:
-            ours["resources"] = list(resources.values())
-        return {**request.data, **({"comment": publish.comment} if publish.comment else {}), "integrator": ours}
+        if resources := self.resources():
+            ours["resources"] = resources
+        comment = {"comment": publish.comment} if publish.comment else {}
+        return {**request.data, **comment, **self._version.shown(), "integrator": ours}
+
+    def resources(self) -> list[Document]:
+        """Every file that the version has then and that belongs to no representation."""
+        found = ((self._before.get("data") or {}).get("integrator") or {}).get("resources") or ()
+        resources = {entry["path"]: entry for entry in found}
+        resources.update((entry["path"], entry) for entry in self._version.added().get("resources", ()))
+        return list(resources.values())
 
     def final_representations(self) -> list[Document]:
         """Every representation that the version has then."""

@@ -401,6 +401,7 @@ class OpenVersion(Version):
             path=folder,
             representations=tuple(self._published(folder)),
             resources=len(self._plan.resources),
+            thumbnail=os.path.join(folder, os.path.basename(self.thumbnail[0]["path"])) if self.thumbnail else "",
         )
 
     def _published(self, folder: str) -> Iterator[PublishedRepresentation]:
@@ -448,9 +449,24 @@ class OpenVersion(Version):
         facts = self.staging.adopt(name, checksum=self._root.settings.checksum == "all", harvest=self._harvest)
         self._describe_named(name, facts, representation)
 
+    @_step
+    def set_thumbnail(self, content: bytes) -> None:
+        """Keep a small JPEG beside the representations, where the documents of version and asset name it for loaders."""
+        self.staging.check_open()
+        if self.thumbnail is not None:
+            raise UsageError("this version has a thumbnail already. Nothing was written")
+        used = set(map(collision_key, self._names()))
+        outputs = ("thumbnail", *(f"thumbnail{number}" for number in range(2, 100)))
+        values = {**self.values, "representation": "thumbnail", "ext": "jpg"}
+        names = (self._root.layout.file_name({**values, "output": output}) for output in outputs)
+        name = next(name for name in names if collision_key(name) not in used)
+        self.describe_thumbnail(name, self.staging.write(name, content))
+
     def forget_unstaged(self) -> None:
         """Drop the representations whose files a savepoint took back."""
         staged = set(self.staging.names())
+        if self.thumbnail is not None and os.path.basename(self.thumbnail[0]["path"]) not in staged:
+            self.thumbnail = None
         kept = {name: files for name, files in self._taken.items() if staged.issuperset(files)}
         self.representations = [entry for entry in self.representations if entry["name"] in kept]
         self._taken = kept
@@ -483,7 +499,7 @@ class OpenVersion(Version):
         if sources is None or (problems := inspect(sources.paths)):
             raise ValidationRefused(problems)
         named = name_sources(self._root, self._plan, sources, self.number, sources.representation.output)
-        used = {collision_key(file) for files in self._taken.values() for file in files}
+        used = set(map(collision_key, self._names()))
         if not used.isdisjoint(map(collision_key, named.names)):
             named = name_sources(self._root, self._plan, sources, self.number, name)
         self._take(name, named)
@@ -492,6 +508,13 @@ class OpenVersion(Version):
     def _take(self, name: str, named: Named) -> None:
         self._refuse_representation(name)
         self._taken[name] = tuple(named.names)
+
+    def _names(self) -> Iterator[str]:
+        """Names of the files that this version has."""
+        for files in self._taken.values():
+            yield from files
+        if self.thumbnail is not None:
+            yield os.path.basename(self.thumbnail[0]["path"])
 
     def _refuse_representation(self, name: str) -> None:
         if any(collision_key(name) == collision_key(other) for other in self._taken):
@@ -502,7 +525,7 @@ class OpenVersion(Version):
         self.staging.check_open()
         _refuse_names(self._root, name, name.split("/") if isinstance(name, str) else [name])
         self._refuse_representation(representation or extension(name) or "file")
-        if any(collision_key(name) == collision_key(file) for files in self._taken.values() for file in files):
+        if any(collision_key(name) == collision_key(file) for file in self._names()):
             raise UsageError(f"this version has a file {name!r} already; name this one differently")
 
     def _describe_named(self, name: str, facts: Any, representation: str) -> None:

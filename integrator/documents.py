@@ -228,6 +228,25 @@ def representation_document(
     }
 
 
+def thumbnail_document(values: Document, path: str, stamp: Stamp) -> Document:
+    """A thumbnail at a rootless path; `values` are those of the templates.
+
+    Loaders find the file by ``data.template.format(**data.template_data)``, where they put in their own ``project``. There is one
+    for each version that has an image, and documents of other kinds name it, so it has no name and no unique key.
+    """
+    root, _, inside = path.partition("}")
+    template = f"{root}}}{inside.replace('{', '{{').replace('}', '}}')}"
+    known = {"name": "thumbnail", "ext": os.path.splitext(path)[1].lstrip("."), "thumbnail_type": "thumbnail"}
+    ours = stamp.document("")
+    del ours["key"]
+    return {
+        "_id": object_id(),
+        "type": "thumbnail",
+        "schema": "openpype:thumbnail-1.0",
+        "data": {"template": template, "template_data": {**values, **known}, "integrator": ours},
+    }
+
+
 def _files(folder: str, names: Sequence[str], facts: Facts, date: Document) -> Packed:
     """The array `files`, written as JSON text at once: 100,000 dictionaries would cost more than linking the files."""
     base, first = os.urandom(9).hex(), int.from_bytes(os.urandom(2), "big")

@@ -32,7 +32,7 @@ class Effect:
     `call(arguments, key)` makes it and returns a JSON value; it is called at least once, always with the same key, and must
     look up by that key before it creates. With a `compensate(arguments, key, result)` the effect happens *before* the
     verdict and can veto the publish; compensation gets the result, or None if it is not known whether the call arrived, and
-    must be repeatable.
+    must be repeatable. A call that raises `errors.EffectNotMade` is not compensated.
     """
 
     call: Callable[[Mapping[str, Any], str], Any]

@@ -237,6 +237,27 @@ class EffectFailed(Failed):
     code = "effect_failed"
 
 
+class EffectNotMade(EffectFailed):
+    """The call of an effect failed, and is known to have changed nothing outside: there is nothing to take back.
+
+    For calls to raise, for example when the outside system could not be reached at all. Without it a compensation follows, which
+    the same outage would make fail, too.
+    """
+
+    code = "effect_not_made"
+
+
+class ThumbnailFailed(Failed):
+    """An image cannot be shown small. The shipped pipeline publishes without a thumbnail then."""
+
+    code = "thumbnail_failed"
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(f"there is no thumbnail of {path}: {reason}")
+
+
 class LeaseLost(Failed):
     """Another actor took this transaction over."""
 

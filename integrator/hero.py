@@ -166,8 +166,8 @@ def _renamed(files: Sequence[Document], names: Sequence[str], folder: str) -> It
 
 
 def _resources(version: Version, folder: str) -> list[Document]:
-    entries = _stored(version.document).get("resources") or ()
-    return [{**entry, "path": f"{folder}/{_inside(entry['path'], version.rootless)}"} for entry in entries]
+    found = version.final_resources()
+    return [{**entry, "path": f"{folder}/{_inside(entry['path'], version.rootless)}"} for entry in found]
 
 
 def _refuse_repeated(names: Iterable[str]) -> None:

@@ -24,7 +24,7 @@ import attrs
 
 from integrator import storage
 from integrator.engine import Effect, Engine
-from integrator.errors import EffectFailed, Stuck, Unsettled
+from integrator.errors import EffectFailed, EffectNotMade, Stuck, Unsettled
 from integrator.evidence import Proof
 from integrator.model import Directory, Document
 
@@ -608,10 +608,15 @@ def _private_source(actor: Actor, name: str, number: int) -> str:
 
 
 def call_effect(engine: Engine, actor: Actor, number: int, name: str, arguments: Mapping[str, Any]) -> Any:
-    """Make an outside call with its key. Raises `EffectFailed`, `Stuck` if this program does not know it."""
+    """Make an outside call with its key.
+
+    Raises `EffectFailed`, `EffectNotMade` if it is known to have changed nothing, `Stuck` if this program does not know it.
+    """
     effect = _effect(engine, name)
     try:
         return effect.call(arguments, actor.effect_key(number))
+    except EffectNotMade as error:
+        raise EffectNotMade(f"the effect {name} failed: {error}", next=error.next) from error
     except Exception as error:
         raise EffectFailed(f"the effect {name} failed: {error}") from error
 

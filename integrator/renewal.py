@@ -90,7 +90,7 @@ class Renewal:
         times = [str(self._times.renew), str(self._times.takeover)]
         # The URL may hold a password, and everybody can read a command line: it goes through the pipe.
         child = subprocess.Popen(
-            [_interpreter(), "-I", "-S", "-c", _CHILD, *times, str(os.getpid()), *sys.path],
+            child_command(_CHILD, *times, str(os.getpid())),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -100,6 +100,13 @@ class Renewal:
         assert child.stdin is not None
         os.set_blocking(child.stdin.fileno(), False)
         return child
+
+
+def child_command(code: str, *arguments: str) -> list[str]:
+    """A command that runs `code` in a Python of its own; `sys.argv` has the arguments, then where modules are found here."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # an editable install is found by a hook, not by a path
+    paths = sys.path if package in sys.path else [*sys.path, package]
+    return [_interpreter(), "-I", "-S", "-c", code, *arguments, *paths]
 
 
 def _interpreter() -> str:
@@ -180,4 +187,4 @@ def _stopped(pid: int) -> bool:
         return False
 
 
-__all__ = ["Renewal", "serve"]
+__all__ = ["Renewal", "child_command", "serve"]

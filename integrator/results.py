@@ -43,6 +43,14 @@ class PublishedVersion:
     representations: tuple[PublishedRepresentation, ...]
     #: Number of files that go along with it.
     resources: int = 0
+    #: Absolute path of its thumbnail, "" without one.
+    thumbnail: str = ""
+
+    def answer(self) -> Document:
+        """The part of the JSON answer that tells of it."""
+        facts = attrs.asdict(self, filter=lambda field, _: field.name not in ("representations", "resources", "thumbnail"))
+        named = [{"name": entry.name, "files": entry.files} for entry in self.representations]
+        return {**facts, "representations": named, **({"thumbnail": self.thumbnail} if self.thumbnail else {})}
 
 
 @attrs.frozen(kw_only=True)
@@ -65,13 +73,7 @@ class PublishResult:
             "transaction": self.transaction or None,
             "outcome": self.outcome,
             "error": said,
-            "versions": [
-                {
-                    **attrs.asdict(version, filter=lambda field, _: field.name not in ("representations", "resources")),
-                    "representations": [{"name": entry.name, "files": entry.files} for entry in version.representations],
-                }
-                for version in self.versions
-            ],
+            "versions": [version.answer() for version in self.versions],
             **({"left": list(self.left)} if self.left else {}),
         }
 
@@ -100,6 +102,7 @@ def _version(root: Root, entry: Document) -> PublishedVersion:
         path=path,
         representations=tuple(_representation(root, entry["project"], path, found) for found in entry["representations"]),
         resources=entry.get("resources", 0),
+        thumbnail=os.path.join(path, entry["thumbnail"]) if entry.get("thumbnail") else "",
     )
 
 

@@ -11,7 +11,7 @@ import attrs
 
 from integrator import documents, ledger, storage
 from integrator.amend import Amendment
-from integrator.database import CLAIMS, LEASES, PROJECT, Insert
+from integrator.database import CLAIMS, LEASES, PROJECT, Change, Insert, Update
 from integrator.documents import Stamp
 from integrator.errors import Problem, ValidationRefused, VersionTaken
 from integrator.harvest import Harvest
@@ -251,6 +251,8 @@ class Version:
         self.representations: list[Document] = []
         #: What goes along and is no representation: ``{"path", "size", "checksum"}`` each.
         self.resources: list[Document] = []
+        #: Its thumbnail as a resource, and the document of it; None without one.
+        self.thumbnail: tuple[Document, Document] | None = None
         self._amendment: Amendment | None = None
         if instance.request.amend is not None:
             self._amendment = Amendment(root, self)
@@ -319,21 +321,45 @@ class Version:
                 {"path": f"{self.rootless}/{folder}/{name}", "size": facts.sizes[n], "checksum": facts.checksums[n]}
                 for n, name in enumerate(names)
             ]
-        if self.resources and self._amendment is None:
-            self.document["data"]["integrator"]["resources"] = self.resources
 
     def complete(self) -> None:
         """Bring in what stays of a version that is amended; called once, when everything else was added."""
         if self._amendment is not None:
             self._amendment.complete()
 
-    def changes(self) -> list[Any]:
+    def describe_thumbnail(self, name: str, facts: Facts) -> None:
+        """Add the document of a small picture that is staged; it is no representation."""
+        path = f"{self.rootless}/{name}"
+        document = documents.thumbnail_document(self.values, path, self.stamp)
+        self.thumbnail = {"path": path, "size": facts.sizes[0], "checksum": facts.checksums[0]}, document
+
+    def changes(self) -> list[Change]:
         """The document operations of this version: files first, then their documents, parents before children."""
+        collection, parents = PROJECT + self.instance.publish.project, self.instance.parents
         if self._amendment is not None:
-            return self._amendment.changes()
-        collection = PROJECT + self.instance.publish.project
-        own = [Insert(collection=collection, document=document) for document in (self.document, *self.representations)]
-        return [*self.instance.parents.made, *own]
+            return [*parents.made, *self._amendment.changes(), *self._thumbnail_changes()]
+        ours = {**self.document["data"]["integrator"], **self.added()}
+        document = {**self.document, "data": {**self.document["data"], **self.shown(), "integrator": ours}}
+        own = [Insert(collection=collection, document=made) for made in (document, *self.representations)]
+        return [*parents.made, *self._thumbnail_changes(), *own]
+
+    def shown(self) -> Document:
+        """What of the version's `data` names its thumbnail."""
+        return {"thumbnail_id": self.thumbnail[1]["_id"]} if self.thumbnail is not None else {}
+
+    def added(self) -> Document:
+        """What of the engine's own data tells of files that are no representation."""
+        resources = [*self.resources, *([self.thumbnail[0]] if self.thumbnail is not None else [])]
+        return {"resources": resources} if resources else {}
+
+    def _thumbnail_changes(self) -> list[Change]:
+        if self.thumbnail is None:
+            return []
+        collection, thumbnail = PROJECT + self.instance.publish.project, self.thumbnail[1]
+        # As OpenPype has it, an asset shows what was published last. Whoever comes last may be anybody: nothing is expected.
+        seen = {"data.thumbnail_id": thumbnail["_id"]}
+        shown = Update(collection=collection, id=self.instance.parents.asset["_id"], expect={}, set=seen)
+        return [Insert(collection=collection, document=thumbnail), shown]
 
     def pointers(self) -> list[Document]:
         """What is written once exchanged directories are in place; see `Work.point`."""
@@ -342,6 +368,11 @@ class Version:
     def final_representations(self) -> list[Document]:
         """Every representation that the version has once it is published."""
         return self._amendment.final_representations() if self._amendment is not None else self.representations
+
+    def final_resources(self) -> list[Document]:
+        """Every file that it has then and that belongs to none of them."""
+        found = self._amendment.resources() if self._amendment is not None else self.added().get("resources", [])
+        return list(found)
 
     def summary(self) -> Document:
         """What the transaction's document keeps of this version."""
@@ -355,6 +386,7 @@ class Version:
             "place": {"root": self.staging.directory.root, "path": self.staging.directory.final},
             "representations": [{"_id": entry["_id"], "name": entry["name"]} for entry in self.final_representations()],
             "resources": len(self.instance.resources),
+            **({"thumbnail": os.path.basename(self.thumbnail[0]["path"])} if self.thumbnail else {}),
         }
 
 

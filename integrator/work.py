@@ -17,7 +17,7 @@ from integrator import ledger, operations, storage
 from integrator.database import Change, Ensure, Insert, Replace, Update
 from integrator.encoding import Packed, encoded
 from integrator.engine import Engine
-from integrator.errors import Failed, LeaseLost, StorageFailed, UsageError
+from integrator.errors import EffectNotMade, Failed, LeaseLost, StorageFailed, UsageError
 from integrator.evidence import Evidence, Proof
 from integrator.journal import Journal
 from integrator.journal.format import (
@@ -190,7 +190,12 @@ class Work(abc.ABC):
         journal.sync()
         ledger.confirm(self._engine.database, self.document)
         self._effects.append((number, name, dict(arguments), None))
-        result = operations.call_effect(self._engine, actor, number, name, arguments)
+        try:
+            result = operations.call_effect(self._engine, actor, number, name, arguments)
+        except EffectNotMade:
+            self._effects.pop()
+            journal.write(EffectCompensated(number=number))
+            raise
         self._effects[-1] = (number, name, dict(arguments), result)
         try:
             ledger.confirm(self._engine.database, self.document)

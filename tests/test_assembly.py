@@ -14,7 +14,16 @@ from studio import Studio
 from integrator import transaction, versions
 from integrator.database import CLAIMS, Delete, Insert
 from integrator.engine import Effect
-from integrator.errors import Failed, IntegratorError, StagingChanged, UsageError, ValidationRefused, VersionTaken
+from integrator.errors import (
+    EffectFailed,
+    EffectNotMade,
+    Failed,
+    IntegratorError,
+    StagingChanged,
+    UsageError,
+    ValidationRefused,
+    VersionTaken,
+)
 from integrator.root import Root
 
 #: Names that no file of a version may have.
@@ -247,6 +256,25 @@ def test_a_savepoint_that_cannot_be_rolled_back_to_dooms_the_publish(root: Root,
     with pytest.raises(IntegratorError, match="the tracker is away"):
         assembly.commit()
     assert studio.versions("main") == []
+
+
+@pytest.mark.parametrize("error", [OSError, EffectNotMade])
+def test_a_call_that_is_known_to_have_changed_nothing_is_not_taken_back(
+    root: Root, studio: Studio, error: type[Exception]
+) -> None:
+    before, taken_back = studio.tree(), []
+
+    def call(arguments: Any, key: str) -> None:
+        raise error("the tracker is away")
+
+    root.register_effect("track", Effect(call=call, compensate=lambda arguments, key, result: taken_back.append(result)))
+    with pytest.raises(EffectFailed, match="track failed: the tracker is away") as caught, root.begin(project="demo") as assembly:
+        assembly.new_version(asset="hero", subset="main", family="model").write("a.txt", b"x")
+        assembly.effect("track", {})
+    assert caught.value.exit_code == 5
+    assert taken_back == ([None] if error is OSError else [])
+    assert studio.tree() == before
+    assert studio.leftovers() == []
 
 
 @pytest.mark.parametrize("how", ["never written", "rolled back"])

@@ -16,7 +16,14 @@ from studio import Studio
 from integrator.errors import IntegratorError, NotARoot, RequestRefused, SourceChanged, UsageError, ValidationRefused
 
 PLUGINS = Path(__file__).parent.parent / "plugins"
-NAMES = ["CollectPublishRequest", "ValidatePublishRequest", "IntegrateVersions", "IntegrateCommit"]
+NAMES = [
+    "CollectPublishRequest",
+    "ValidatePublishRequest",
+    "ExtractThumbnail",
+    "IntegrateVersions",
+    "IntegrateThumbnail",
+    "IntegrateCommit",
+]
 
 
 @pytest.fixture(autouse=True)

@@ -446,3 +446,14 @@ def test_a_transaction_that_has_locked_nothing_yet_is_kept_alive(tmp_path: Path)
             root.engine.renewal.drop(assembly.transaction.id)
             time.sleep(2.0)
             assert [entry.outcome for entry in recover(other.engine)] == ["rolled_back"]
+
+
+def test_the_child_finds_modules_where_no_path_leads_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An editable install is found by a hook of the parent, which the child does not have."""
+    from integrator import renewal
+
+    package = str(Path(renewal.__file__).parent.parent)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", package)])
+    code = "import sys; sys.path[:] = sys.argv[2:]; import integrator; print(sys.argv[1])"
+    done = subprocess.run(renewal.child_command(code, "found"), capture_output=True, text=True, timeout=10, cwd="/")
+    assert done.stdout == "found\n", done.stderr
