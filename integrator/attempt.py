@@ -10,10 +10,12 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from integrator.assembly import Assembly
-from integrator.database import TRANSACTIONS
+from integrator.database import LEASES, TRANSACTIONS
 from integrator.errors import Conflict
 from integrator.harvest import Harvest, leftovers
-from integrator.model import Document, new_id
+from integrator.leases import Held
+from integrator.ledger import lease_rows
+from integrator.model import Document, Owner, new_id
 from integrator.preflight import InstancePlan, preflight
 from integrator.request import PublishRequest, repeatable
 from integrator.results import PublishResult
@@ -82,6 +84,20 @@ class Attempt:
         plans = self._planned()
         versions = planned_versions(self.root, plans, planner(self.root, plans), self._looked().reservation)
         return PublishResult(transaction="", outcome="planned", versions=versions)
+
+    def held(self) -> Held | None:
+        """The first soft lock that somebody holds who is not gone; reads only."""
+        engine = self.root.engine
+        database, now = engine.database, engine.database.now()
+        for plan in self._planned():
+            row = database.read(LEASES, plan.lease)
+            holder = database.read(TRANSACTIONS, row["transaction"]) if row and row.get("transaction") else None
+            if row is None or holder is None or holder.get("publish_id") == self.publish_id:
+                continue
+            owner = Owner(**holder["owner"]) if holder.get("owner") else None
+            if not engine.watcher.gone(lease_rows(database, holder), owner, now, same_publish=False):
+                return Held(row, holder, now)
+        return None
 
     def begin(self) -> Assembly | None:
         """Take every soft lock and number that the request needs, in one write; None if another run with this publish id was

@@ -42,13 +42,16 @@ def _rebuild(cls: type[IntegratorError], facts: dict[str, Any]) -> IntegratorErr
 class Problem(tuple[str, str]):
     """One thing that is wrong: (where, what). `where` is a JSON path, a file path, or file and line."""
 
-    __slots__ = ()
+    #: What it is about, for whoever reports problems of one kind: names, sources, frames, space or destinations.
+    kind: str
 
-    def __new__(cls, where: str, what: str) -> Problem:
-        return super().__new__(cls, (where, what))
+    def __new__(cls, where: str, what: str, kind: str = "sources") -> Problem:
+        made = super().__new__(cls, (where, what))
+        made.kind = kind
+        return made
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Problem, tuple(self)
+        return type(self), (*self, self.kind)
 
     @property
     def where(self) -> str:
@@ -61,11 +64,6 @@ class Problem(tuple[str, str]):
 
 class NotThere(Problem):
     """Something that is not there, or not whole, as far as this machine sees: another one may just have written it."""
-
-    __slots__ = ()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return NotThere, tuple(self)
 
 
 class _ProblemList(IntegratorError):

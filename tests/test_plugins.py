@@ -16,7 +16,10 @@ from studio import Studio
 from integrator.errors import IntegratorError, NotARoot, RequestRefused, SourceChanged, UsageError, ValidationRefused
 
 PLUGINS = Path(__file__).parent.parent / "plugins"
-NAMES = ["CollectPublishRequest", "ValidatePublishRequest", "IntegrateVersions", "IntegrateCommit"]
+NAMES = [
+    "CollectPublishRequest", "ValidateNames", "ValidateSources", "ValidateFrames", "ValidateSpace", "ValidateDestinations", "ValidateSoftLocks",
+    "IntegrateVersions", "IntegrateCommit",
+]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

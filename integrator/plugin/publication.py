@@ -25,10 +25,12 @@ from integrator.assembly import Assembly, OpenVersion
 from integrator.attempt import Attempt, Terms
 from integrator.engine import Effect
 from integrator.errors import DifferentContent, Failed, IntegratorError, Problem, UsageError, ValidationRefused
+from integrator.layout import collision_key
+from integrator.leases import busy
 from integrator.model import State
 from integrator.plugin import instances as shapes
 from integrator.plugin.transaction import PublishTransaction
-from integrator.request import PublishRequest
+from integrator.request import PublishRequest, parse_request
 from integrator.results import PublishResult, failed, of_transaction
 from integrator.retry import find
 from integrator.root import Root, find_root, open_root
@@ -109,6 +111,8 @@ class Publication:
         #: Number of plugins of this context that run right now.
         self.executing = 0
         self.thread = threading.current_thread()
+        self._problems: list[Problem] = []
+        self._surveyed = False
         self._attempt: Attempt | None = None
         self._assembly: Assembly | None = None
         self._versions: dict[str, OpenVersion] = {}
@@ -173,6 +177,53 @@ class Publication:
                 return answer
             attempt.preflight()
         return None
+
+    def survey(self) -> None:
+        """Look at everything once more, for `problems` to tell of. Raises what makes a publish impossible as a whole."""
+        self._problems, self._surveyed = [], False
+        if self.request is None and self.context.data.get("publishRequest") is not None:
+            parse_request(self.context.data["publishRequest"], self.root.policy)
+        if self.result is not None or not self.active():
+            return
+        self._problems += self._wrong_shapes()
+        attempt = self.attempt()
+        if attempt is not None:
+            attempt.plans = None
+        try:
+            self._surveyed = self.look() is None
+        except ValidationRefused as refused:
+            self._problems += refused.problems
+
+    def problems(self, kind: str) -> list[Problem]:
+        """What stands against this publish, of one kind; `survey` has found it."""
+        return [problem for problem in self._problems if problem.kind == kind]
+
+    def check_destinations(self) -> None:
+        """Raise `ValidationRefused` or `VersionTaken` if two files would have one name, or a version number is taken."""
+        if self._surveyed and (attempt := self.attempt()) is not None:
+            attempt.planned()
+
+    def check_soft_locks(self) -> str:
+        """Raise `Busy` if somebody holds a soft lock that is not waited for; else who holds one, "" if nobody does."""
+        if not self._surveyed or (attempt := self.attempt()) is None or (held := attempt.held()) is None:
+            return ""
+        if not self.terms.wait:
+            raise busy(held)
+        return str(busy(held))
+
+    def _wrong_shapes(self) -> list[Problem]:
+        """What is wrong with instances that no request describes: names, and two that would be one version."""
+        found: list[Problem] = []
+        seen: dict[str, str] = {}
+        for instance in self.active():
+            if instance.data.get("publishInstance") is None:
+                found += shapes.problems_of(instance, self.root.policy)
+        for instance in self.active():
+            place = shapes.destination(instance)
+            other = seen.setdefault(collision_key(place), instance.name)
+            if other is not instance.name:
+                found.append(Problem(instance.name, f"would be the same version as {other} ({place})", "destinations"))
+        return found
 
     def glance(self) -> None:
         """Know the answer of an earlier run that is finished; writes nothing."""
