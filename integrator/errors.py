@@ -235,6 +235,20 @@ class EffectFailed(Failed):
     code = "effect_failed"
 
 
+class PluginFailed(Failed):
+    """A pyblish plugin raised something that is no error of ours."""
+
+    code = "plugin_failed"
+
+    def __init__(self, plugin: str, instance: str, cause: BaseException) -> None:
+        self.plugin = plugin
+        #: Name of the pyblish instance it ran for, "" for the context.
+        self.instance = instance
+        where = f"{plugin} failed for {instance}" if instance else f"{plugin} failed"
+        reason = f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
+        super().__init__(f"{where} ({reason}). Everything is as before", next="mend the cause, then run it again")
+
+
 class LeaseLost(Failed):
     """Another actor took this transaction over."""
 

@@ -17,8 +17,8 @@ from integrator.errors import IntegratorError, NotARoot, RequestRefused, SourceC
 
 PLUGINS = Path(__file__).parent.parent / "plugins"
 NAMES = [
-    "CollectPublishRequest", "ValidateNames", "ValidateSources", "ValidateFrames", "ValidateSpace", "ValidateDestinations", "ValidateSoftLocks",
-    "IntegrateVersions", "IntegrateCommit",
+    "CollectPublishRequest", "ValidateNames", "ValidateSources", "ValidateFrames", "ValidateSpace", "ValidateDestinations",
+    "ValidateSoftLocks", "IntegrateVersions", "IntegrateCommit",
 ]  # fmt: skip
 
 

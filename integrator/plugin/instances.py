@@ -37,7 +37,7 @@ _VERSION_DATA: Final = (
     "fps", "frameStart", "frameEnd", "handleStart", "handleEnd", "step", "sourceHashes", "colorspaceData", "colorspace",
 )  # fmt: skip
 #: Stands for representations that an extractor has yet to make.
-_ANY: Final = {"name": "any", "files": ["/any"]}
+_ANY: Final[dict[str, Any]] = {"name": "any", "files": ["/any"]}
 _FAMILY_OF_PYBLISH: Final = "default"
 _FRAME: Final = re.compile(r"(?P<head>.*?)(?P<frame>(?:(?<=[._])-)?[0-9]+)(?P<tail>\.[^0-9][^/]*)?$", re.DOTALL)
 
