@@ -107,8 +107,14 @@ def preflight(root: Root, request: PublishRequest, promised: Sequence[str] = (),
         time.sleep(_LOOK_AGAIN)
 
 
-def sources_digest(plans: Iterable[InstancePlan]) -> str:
-    """Hex digest of every source by path, size and modification time: to tell whether something was rendered again since."""
+def sources_digest(root: Root, plans: Iterable[InstancePlan]) -> str:
+    """Hex digest of every source by path, size and modification time: to tell whether something was rendered again since.
+
+    "" where a source is moved away: what is there later has nothing to do with it.
+    """
+    plans = list(plans)
+    if any(_way(root, sources) == "move" for plan in plans for sources in plan.sources):
+        return ""
     digest = hashlib.blake2b(digest_size=16)
     for paths, looked in _looked(plans):
         digest.update("\0".join(paths).encode("utf-8", "surrogateescape"))
@@ -120,7 +126,7 @@ def sources_digest(plans: Iterable[InstancePlan]) -> str:
 def present_sources(root: Root, request: PublishRequest) -> str:
     """The digest of the sources as they are now; "" if the request could not be published from them any more."""
     try:
-        return sources_digest(_look_at_all(root, request, ()))
+        return sources_digest(root, _look_at_all(root, request, ()))
     except IntegratorError:
         return ""  # moved away, cleaned up, never here
 
@@ -221,11 +227,12 @@ def destination_problems(root: Root, plan: InstancePlan) -> list[Problem]:
 
 def _obstacle(path: str) -> Problem:
     if not os.path.islink(path):
-        return Problem(path, "is no folder, so that no version can stand below it")
+        return Problem(path, "is no folder, so that no version can stand below it", "destinations")
     return Problem(
         path,
         f"is a symbolic link (to {os.readlink(path)}), and nothing is published through one: make it a folder,"
         " or mount what it leads to there, or add that as a root under [roots] in config.toml",
+        "destinations",
     )
 
 
@@ -292,7 +299,7 @@ def _tree(path: str, folder: str, root: Root, problems: list[Problem]) -> Iterat
 def _resource(path: str, folder: str, name: str, root: Root, problems: list[Problem]) -> Iterator[Resource]:
     wrong = [root.policy.component_problem(part) for part in [*folder.split("/"), name]]
     if any(wrong):
-        problems.append(Problem(path, f"has a name that {next(filter(None, wrong))}"))
+        problems.append(Problem(path, f"has a name that {next(filter(None, wrong))}", "names"))
     else:
         yield Resource(source=path, folder=folder, name=name)
 
@@ -491,8 +498,8 @@ def _check_space(needs: Iterable[_Need], problems: list[Problem]) -> None:
         space = os.statvfs(need.where)
         free, wanted = space.f_bavail * space.f_frsize, need.size + _RESERVE
         if need.size and wanted > free:
-            problems.append(Problem(need.where, f"has {free >> 20} MiB free, and this publish needs {wanted >> 20} MiB"))
+            what = f"has {free >> 20} MiB free, and this publish needs {wanted >> 20} MiB"
+            problems.append(Problem(need.where, what, "space"))
         if space.f_files and need.files + _SPARE > space.f_favail:
-            problems.append(
-                Problem(need.where, f"has room for {space.f_favail} more files, and this publish needs {need.files + _SPARE}")
-            )
+            what = f"has room for {space.f_favail} more files, and this publish needs {need.files + _SPARE}"
+            problems.append(Problem(need.where, what, "space"))

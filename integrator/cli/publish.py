@@ -6,15 +6,17 @@ import argparse
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
+from integrator.cli import plugins
 from integrator.cli.arguments import Arguments, Once, count, seconds
 from integrator.cli.attachment import Attachment, add_attachment_option
 from integrator.cli.console import Console, duration, plural, shown, size
 from integrator.cli.failures import Bug, as_answer, exit_code, tell
 from integrator.cli.farms import FARM_ATTEMPTS, FARM_ATTEMPTS_PER_HOST, FARM_SETTLE, FARM_WAIT, farm
+from integrator.cli.plugins import add_plugin_path
 from integrator.cli.progress import Progress, progress
 from integrator.cli.reports import add_report_option, reported, write_report
 from integrator.errors import IntegratorError, Interrupted, Unsettled, UsageError
@@ -78,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_retry_options(both)
     add_report_option(both)
+    add_plugin_path(both)
     both.add_argument("--dry-run", action="store_true", help="check everything, write nothing")
     both.add_argument("--workers", action=Once, metavar="N", type=count, help="threads that copy")
     add_attachment_option(both)
@@ -232,7 +235,8 @@ def read_request(name: str, console: Console) -> bytes:
 def _publish(
     call: Call, root: Root, request: PublishRequest, display: Progress, copied: list[int], on_farm: bool
 ) -> PublishResult:
-    from integrator.publish import publish
+    from integrator.attempt import Terms
+    from integrator.plugin import runner
     from integrator.retry import Budget
     from integrator.settings import without_password
 
@@ -256,18 +260,23 @@ def _publish(
         with contextlib.suppress(OSError):  # a terminal that went away is no reason to fail
             display.update(done, total, count)
 
+    def seen(outcome: Mapping[str, Any]) -> None:
+        plugins.tell(call.console, outcome)
+        if decided:
+            plugins.tell_late(call.console, outcome)
+
+    def decide() -> None:
+        call.interruptions.settled()
+        decided.append(True)
+
+    decided: list[bool] = []
+    on_changed = arguments.on_changed or "refuse"
+    terms = Terms(wait=wait, settle=settle, budget=Budget(**budget), watch=watch, on_changed=on_changed)
+    observer = runner.Observer(seen=seen, check=call.interruptions.check, decided=decide)
     try:
-        with contextlib.nullcontext() if arguments.dry_run else display:
-            result = publish(
-                request,
-                root,
-                wait=wait,
-                dry_run=arguments.dry_run,
-                watch=watch,
-                settle=settle,
-                budget=Budget(**budget),
-                on_changed=arguments.on_changed or "refuse",
-            )
+        with call.console.aside(), contextlib.nullcontext() if arguments.dry_run else display:
+            pipeline = plugins.load(call, root)
+            result = runner.run(request, root, pipeline, terms, dry_run=arguments.dry_run, observer=observer)
             call.interruptions.settled()
             if result.outcome != "planned":
                 display.finish()
