@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -93,6 +94,7 @@ def test_a_publish_is_reported_with_all_its_files(place: Path, capsys: pytest.Ca
     assert "first pass" in page
     assert 'src="data:image/png;base64,' in page
     assert document["thumbnail"]["type"] == "image/png"
+    assert base64.b64encode(PNG).decode() in page
     assert document["notes"] == []
 
 
@@ -318,6 +320,32 @@ def test_resources_are_reported_with_their_sizes(studio: Studio) -> None:
     assert (list(resources.names), list(resources.sizes)) == (["resources/deep/cam.abc"], [500])
 
 
+@pytest.mark.parametrize("content", [b"<svg xmlns='http://www.w3.org/2000/svg'/>", PNG + bytes(1 << 20), b"", b"\x89PNX"])
+def test_what_is_no_small_picture_is_no_thumbnail(content: bytes, studio: Studio, tmp_path: Path) -> None:
+    with studio.open() as root:
+        with root.begin(project="demo") as assembly:
+            assembly.new_version(asset="hero", subset="main", family="model").write("t.png", content, representation="thumbnail")
+        assert assembly.result is not None
+        report = told(root, studio.request("job"), assembly.result, 0)
+    assert report.thumbnail is None
+    assert "<img" not in render(report, "x.json")
+
+
+def test_what_a_savepoint_took_back_is_not_how_far_it_came(studio: Studio) -> None:
+    with studio.open() as root:
+        assembly = root.begin(project="demo")
+        version = assembly.new_version(asset="hero", subset="main", family="model")
+        version.write("kept.txt", b"x")
+        point = assembly.savepoint()
+        version.write("gone.abc", b"x")
+        assembly.roll_back_to(point)
+        error = Failed("it broke")
+        assembly.transaction.roll_back(error)
+        report = told(root, studio.request("job"), failed(error), 5)
+    assert [list(entry.names) for entry in report.staged] == [["kept.txt"]]
+    assert "unstaged" in [moment.kind for moment in report.timeline]
+
+
 # --- files of the report ----------------------------------------------------------------------------------------------
 
 
@@ -458,13 +486,15 @@ def test_no_secret_reaches_a_report(studio: Studio, tmp_path: Path, monkeypatch:
     ]  # fmt: skip
 
     def call(arguments: Any, key: str) -> Any:
-        return {"id": 7, "session": {"access_token": secret}}
+        return {"id": 7, "session": {"access_token": ["v1", secret]}}
 
     with studio.open() as root:
         root.register_effect("tracker.create", Effect(call=call, compensate=lambda *_: None))
         with root.begin(project="demo", publish_id="job", comment="correct-horse-battery") as assembly:
             assembly.new_version(asset="hero", subset="main", family="model").write("a.txt", b"x")
-            assembly.effect("tracker.create", {"asset": "hero", "auth": [{"Token": secret}], "note": "correct-horse-battery"})
+            assembly.effect(
+                "tracker.create", {"asset": "hero", "auth": [{"Token": {"parts": [secret]}}], "note": "correct-horse-battery"}
+            )
         assert assembly.result is not None
         request = studio.request("job", comment="password: s3cr3t-in-arguments")
         error = Failed("cannot log in with correct-horse-battery", next="integrator publish --data token=s3cr3t-in-arguments")
