@@ -18,7 +18,7 @@ from integrator.leases import this_process
 from integrator.model import Document, Place
 from integrator.report import Attempt, Failure, FileList, PluginRun, Report, ReportedVersion, Thumbnail, Wanted
 from integrator.report.masks import Mask
-from integrator.report.timeline import read_journal, staged_files, timeline
+from integrator.report.timeline import moment, read_journal, staged_files, timeline
 from integrator.request import PublishRequest
 from integrator.results import PublishedVersion, PublishResult
 from integrator.retry import former_attempts
@@ -254,8 +254,8 @@ def _attempt(entry: Document) -> Attempt:
     return Attempt(
         transaction=str(entry["transaction"]),
         host=str(entry.get("host") or ""),
-        started=entry.get("started"),
-        ended=entry.get("ended"),
+        started=moment(entry.get("started")),
+        ended=moment(entry.get("ended")),
         error=str(entry.get("error") or ""),
         counts=bool(entry.get("counts")),
     )
