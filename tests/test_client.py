@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pyblish
 import pytest
+from hosts import OLD, PROGRAM, Host, interpreter
 from studio import Studio
 
 import integrator_client
@@ -26,68 +26,8 @@ from integrator import cli
 from integrator_client import PublishFailed, clean_environment, find_program, make_instance, make_representation, make_request
 
 HOME = Path(__file__).parent.parent
-PROGRAM = [sys.executable, "-m", "integrator"]
 #: Long enough to be met in the middle; most of it is a hole, so that it costs no space before it is copied.
 LARGE = 1 << 30
-OLD = ("3.7", "3.8", "3.9")
-
-
-def interpreter(version: str) -> str:
-    """A real Python of this version; "" if there is none."""
-    homes = [os.environ.get("PYENV_ROOT", ""), os.path.expanduser("~/.pyenv")]
-    found = [path for home in homes if home for path in sorted(glob.glob(f"{home}/versions/{version}.*/bin/python{version}"))]
-    return (found or [shutil.which(f"python{version}") or ""])[-1]
-
-
-@pytest.fixture(params=OLD)
-def python(request: pytest.FixtureRequest) -> str:
-    found = interpreter(request.param)
-    if not found:
-        pytest.skip(f"there is no Python {request.param} here: the client was NOT seen to run with it")
-    return found
-
-
-@pytest.fixture
-def oldest() -> str:
-    found = next(filter(None, map(interpreter, OLD)), "")
-    if not found:
-        pytest.skip(f"there is none of Python {', '.join(OLD)} here: the client was NOT seen to run with any of them")
-    return found
-
-
-class Host:
-    """Runs `host.py` with an old Python."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        poison, modules = folder / "poison", folder / "modules"
-        for path in (poison, modules):
-            path.mkdir()
-        for name in ("json", "attrs", "sqlite3", "argparse"):
-            (poison / f"{name}.py").write_text("raise RuntimeError('the module of another Python')\n")
-        (modules / "pyblish").symlink_to(Path(pyblish.__file__).parent)
-        (modules / "integrator_client.py").symlink_to(HOME / "integrator_client.py")
-        self.wish: dict[str, Any] = {"path": [str(modules)], "poison": str(poison), "forked": str(folder / "forked")}
-
-    def start(self, python: str, **wish: Any) -> subprocess.Popen[str]:
-        path = self.folder / f"wish{len(list(self.folder.iterdir()))}.json"
-        path.write_text(json.dumps({**self.wish, **wish}))
-        surroundings = {**os.environ, "INTEGRATOR_PROGRAM": " ".join(PROGRAM), "TMPDIR": str(self.folder)}
-        command = [python, "-W", "error", str(HOME / "tests/host.py"), str(path)]
-        return subprocess.Popen(command, env=surroundings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    def run(self, python: str, **wish: Any) -> dict[str, Any]:
-        child = self.start(python, **wish)
-        out, err = child.communicate(timeout=120)
-        assert child.returncode == 0, err
-        told: dict[str, Any] = json.loads(out)
-        assert sys.version_info[:2] != tuple(told["version"])
-        return told
-
-
-@pytest.fixture
-def host(tmp_path: Path) -> Host:
-    return Host(tmp_path)
 
 
 @pytest.fixture
