@@ -8,6 +8,7 @@ import contextlib
 import glob
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from integrator import cli
 from integrator_client import PublishFailed, clean_environment, find_program, make_instance, make_representation, make_request
 
 HOME = Path(__file__).parent.parent
+PAGE = (HOME / "docs/hosts.md").read_text()
 #: Long enough to be met in the middle; most of it is a hole, so that it costs no space before it is copied.
 LARGE = 1 << 30
 
@@ -169,6 +171,23 @@ def test_what_no_request_can_hold_is_refused_before_anything_starts(studio: Stud
         integrator_client.publish(make_request("demo", [{"data": 1j}]), root=studio.path, program=["/nonexistent"])
 
 
+def test_the_example_of_the_page_about_hosts_runs_on_an_old_python(tmp_path: Path, python: str, host: Host) -> None:
+    [example] = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    jobs = tmp_path / "jobs"
+    jobs.mkdir()
+    for frame in (1001, 1002, 1003):
+        (jobs / f"beauty.{frame}.exr").write_bytes(b"pixels")
+    assert cli.main(["init", str(tmp_path / "show")]) == 0
+    (tmp_path / "example.py").write_text(example.replace("/jobs/sh010", str(jobs)))
+    surroundings = {**os.environ, "INTEGRATOR_PROGRAM": " ".join(PROGRAM), "PYTHONPATH": host.wish["path"][0]}
+    command = [python, "-W", "error", "example.py"]
+    for _ in range(2):
+        done = subprocess.run(command, cwd=tmp_path, env=surroundings, capture_output=True, text=True, check=True)
+        *percents, path = done.stdout.splitlines()
+        assert path == f"{tmp_path}/show/demo/shots/sq01/sh010/publish/render/renderBeauty/v001"
+    assert percents[0] == "0 %"
+
+
 # --- environment and program ------------------------------------------------------------------------------------------
 
 
@@ -184,6 +203,11 @@ def test_the_program_gets_nothing_that_belongs_to_the_host() -> None:
     }
     assert clean_environment(of={**theirs, **ours}) == ours
     assert set(theirs) > {"PYTHONX", "LD_X", "QT_X", "PYBLISHX"}
+
+
+def test_the_page_about_hosts_lists_what_is_left_out() -> None:
+    listed = PAGE.partition("These variables are left out")[2].partition("Everything else")[0]
+    assert re.findall(r"`([A-Z_]\S*)`", listed) == list(integrator_client.LEFT_OUT)
 
 
 def test_what_the_studio_needs_can_be_added() -> None:
