@@ -105,14 +105,14 @@ if hasattr(os, "register_at_fork"):
 class PublishFailed(Exception):
     """A publish that did not happen, or of which it is not known whether it did; `outcome` says which.
 
-    ========== =========================================================================================================
-    outcome    meaning
-    ========== =========================================================================================================
-    refused    nothing was touched
-    busy       nothing was touched; somebody else publishes there
+    =========== ========================================================================================================
+    outcome     meaning
+    =========== ========================================================================================================
+    refused     nothing was touched
+    busy        nothing was touched; somebody else publishes there
     rolled_back everything is as before
-    in_doubt   not known yet: run what `next` says, or publish again under the same `publish_id`, which is always safe
-    ========== =========================================================================================================
+    in_doubt    not known yet: run what `next` says, or publish again under the same `publish_id`, which is always safe
+    =========== ========================================================================================================
     """
 
     def __init__(
@@ -324,14 +324,15 @@ def publish(
     }
     for option, value in given.items():
         if value is not None:
-            words += [option, _word(value)]
-    for path in plugin_paths:
-        words += ["--plugin-path", _word(path)]
+            words.append(f"{option}={_word(value)}")
+    words += [f"--plugin-path={_word(path)}" for path in plugin_paths]
     words += [option for option, wanted in (("--again", again), ("--dry-run", dry_run)) if wanted]
     words += list(options)
     run = _Run(words, surroundings, line, identity or str(given["--publish-id"]))
     try:
         run.follow(progress, message, _asker(cancel), timeout, patience)
+    except PublishFailed:
+        raise  # it was waited for long enough
     except BaseException:
         run.stop()
         run.wait(patience)
@@ -388,7 +389,7 @@ class _Run:
                 creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
             )
         except (OSError, ValueError) as error:
-            raise _no_program("{} cannot be started: {}".format(words[0], getattr(error, "strerror", None) or error)) from error
+            raise _no_program(f"{words[0]} cannot be started: {getattr(error, 'strerror', None) or error}") from error
 
     # --- in the calling thread --------------------------------------------------------------------------------------
 

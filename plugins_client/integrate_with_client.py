@@ -138,18 +138,17 @@ def _publish_instance(instance: Any, context: Mapping[str, Any]) -> dict[str, An
     if data.get("publishInstance"):
         return dict(data["publishInstance"])
     if data.get("transfers") or data.get("hardlinks"):
-        raise ValueError(
-            f"{instance.name}: transfers and hardlinks have no place here; give them as resources. Nothing was touched"
-        )
+        raise ValueError(f"{instance.name}: transfers and hardlinks are not known here; use resourceFiles. Nothing was touched")
     anatomy = data.get("anatomyData") or {}
     folder, _, asset = str(data.get("folderPath") or "").strip("/").rpartition("/")
-    family = data.get("family") or data.get("productType") or next(iter(data.get("families") or []), None)
+    families = [data.get("productType"), data.get("family"), *(data.get("families") or [])]
+    family = next((name for name in families if name and name != "default"), "")  # pyblish itself gives "default"
     wanted = [entry for entry in data.get("representations") or [] if "delete" not in (entry.get("tags") or [])]
     version = data.get("version")
     entry = integrator_client.make_instance(
         asset or data.get("asset") or "",
         data.get("subset") or data.get("productName") or "",
-        family or "",
+        family,
         [_representation(instance, found) for found in wanted],
         hierarchy=folder or anatomy.get("hierarchy") or data.get("hierarchy") or _parents(data) or None,
         families=[name for name in data.get("families") or [] if name != family],
