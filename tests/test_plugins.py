@@ -18,7 +18,7 @@ from integrator.errors import IntegratorError, NotARoot, RequestRefused, SourceC
 PLUGINS = Path(__file__).parent.parent / "plugins"
 NAMES = [
     "CollectPublishRequest", "ValidateNames", "ValidateSources", "ValidateFrames", "ValidateSpace", "ValidateDestinations",
-    "ValidateSoftLocks", "IntegrateVersions", "IntegrateCommit",
+    "ValidateSoftLocks", "IntegrateVersions", "IntegrateReveal", "IntegrateCommit", "IntegrateReport",
 ]  # fmt: skip
 
 
