@@ -24,6 +24,7 @@ from integrator.results import PublishResult, failed
 
 if TYPE_CHECKING:
     from integrator.cli import Call
+    from integrator.report import PluginRun
     from integrator.request import PublishRequest
     from integrator.root import Root
 
@@ -79,8 +80,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ),
     )
     add_retry_options(both)
-    add_report_option(both)
     add_plugin_path(both)
+    add_report_option(both)
     both.add_argument("--dry-run", action="store_true", help="check everything, write nothing")
     both.add_argument("--workers", action=Once, metavar="N", type=count, help="threads that copy")
     add_attachment_option(both)
@@ -142,7 +143,8 @@ def carry_out(call: Call, root: Root, request: PublishRequest, *, on_farm: bool)
     """Publish a request that has a publish id, and give the answer whatever happens; returns the exit code."""
     started = time.monotonic()
     display, copied = progress(call.console), [0]
-    result = _publish(call, root, request, display, copied, on_farm)
+    runs: list[PluginRun] = []
+    result = _publish(call, root, request, display, copied, runs, on_farm)
     if result.error is not None:
         tell(result.error, call.console)
         result.error.next = call.console.command_line(result.error.next)
@@ -153,7 +155,7 @@ def carry_out(call: Call, root: Root, request: PublishRequest, *, on_farm: bool)
     for reason in result.left:
         call.console.say(f"  left where it is: {shown(reason)}")
     call.console.answer(result.document())
-    write_report(call, result, code, root=root, request=request)
+    write_report(call, result, code, root=root, request=request, plugins=runs)
     return code
 
 
@@ -233,7 +235,7 @@ def read_request(name: str, console: Console) -> bytes:
 
 
 def _publish(
-    call: Call, root: Root, request: PublishRequest, display: Progress, copied: list[int], on_farm: bool
+    call: Call, root: Root, request: PublishRequest, display: Progress, copied: list[int], runs: list[PluginRun], on_farm: bool
 ) -> PublishResult:
     from integrator.attempt import Terms
     from integrator.plugin import runner
@@ -261,6 +263,10 @@ def _publish(
             display.update(done, total, count)
 
     def seen(outcome: Mapping[str, Any]) -> None:
+        if arguments.report is not None:
+            from integrator.plugin.runs import run_of
+
+            runs.append(run_of(outcome))
         plugins.tell(call.console, outcome)
         if decided:
             plugins.tell_late(call.console, outcome)

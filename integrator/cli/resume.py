@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("transaction", metavar="TXID", help="the attempt (integrator status, or integrator history)")
     add_retry_options(parser.add_argument_group("waiting and trying"))
-    add_report_option(parser)
     add_plugin_path(parser)
+    add_report_option(parser)
     parser.add_argument("--workers", action=Once, metavar="N", type=count, help="threads that copy")
 
 
