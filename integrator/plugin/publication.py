@@ -127,6 +127,7 @@ class Publication:
     def use(self, root: Root, terms: Terms) -> None:
         """Publish into this root, which its caller closes, and on these terms."""
         self._root, self.terms = root, terms
+        root.engine.effects.update(_effects)
 
     @property
     def root(self) -> Root:
@@ -134,6 +135,7 @@ class Publication:
         if self._root is None:
             path = os.path.abspath(self.context.data.get("publishRoot") or find_root())
             self._root, self._owned = open_root(path, application="pyblish"), True
+            self._root.engine.effects.update(_effects)  # settling an earlier run may need them, too
         return self._root
 
     def know(self, effects: Mapping[str, Effect]) -> None:
