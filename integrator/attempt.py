@@ -10,10 +10,12 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from integrator.assembly import Assembly
-from integrator.database import TRANSACTIONS
-from integrator.errors import Conflict
+from integrator.database import LEASES, TRANSACTIONS
+from integrator.errors import Conflict, DifferentContent
 from integrator.harvest import Harvest, leftovers
-from integrator.model import Document, new_id
+from integrator.leases import Held
+from integrator.ledger import lease_rows
+from integrator.model import Document, Owner, new_id
 from integrator.preflight import InstancePlan, preflight
 from integrator.request import PublishRequest, repeatable
 from integrator.results import PublishResult
@@ -45,10 +47,14 @@ class Terms:
 class Attempt:
     """What one run makes of a publish request: `look`, `preflight`, `begin`; then the assembly that it began goes on."""
 
-    def __init__(self, root: Root, request: PublishRequest, terms: Terms | None = None) -> None:
+    def __init__(
+        self, root: Root, request: PublishRequest, terms: Terms | None = None, *, asked: PublishRequest | None = None
+    ) -> None:
         self._terms = terms or Terms()
         self.root = root.of_project(request.project)
         self.request = request
+        #: What the caller asked for; `request` is that without what a plugin switched off.
+        self.asked = asked or request
         self.publish_id = request.publish_id or f"run-{new_id()}"
         #: What an earlier run left; None until somebody looked.
         self.earlier: Earlier | None = None
@@ -60,7 +66,7 @@ class Attempt:
 
         Raises `DifferentContent`, `Busy`, `Unsettled`, `BudgetUsedUp`.
         """
-        earlier = self.earlier = look(self.root, self.publish_id, self.request, wait=self._terms.wait)
+        earlier = self.earlier = look(self.root, self.publish_id, self.asked, wait=self._terms.wait)
         if earlier.answer is None:
             settings = self.root.settings
             budget = self._terms.budget or Budget(attempts=settings.attempts, per_host=settings.attempts_per_host)
@@ -73,15 +79,39 @@ class Attempt:
         return self.earlier.answer
 
     def preflight(self) -> None:
-        """Look at sources, names, space and links of the whole request. Raises `ValidationRefused` with every problem."""
+        """Look at sources, names, space and links of the whole request.
+
+        Raises `ValidationRefused` with every problem, `DifferentContent`.
+        """
+        reservation = self._looked().reservation
+        if reservation is not None and len(reservation["directories"]) != len(self.request.instances):
+            raise DifferentContent(
+                f"{self.publish_id} has {len(reservation['directories'])} versions reserved, and {len(self.request.instances)} of"
+                f" its publish instances are switched on ({reservation['_id']}). Nothing was touched",
+                next=f"integrator show {reservation['_id']}",
+            )
         settle = self.root.settings.settle if self._terms.settle is None else self._terms.settle
-        self.plans = preflight(self.root, self.request, promised(self.root, self._looked().reservation), settle=settle)
+        self.plans = preflight(self.root, self.request, promised(self.root, reservation), settle=settle)
 
     def planned(self) -> PublishResult:
         """What would be published: numbers and names."""
         plans = self._planned()
         versions = planned_versions(self.root, plans, planner(self.root, plans), self._looked().reservation)
         return PublishResult(transaction="", outcome="planned", versions=versions)
+
+    def held(self) -> Held | None:
+        """The first soft lock that somebody holds who is not gone; reads only."""
+        engine = self.root.engine
+        database, now = engine.database, engine.database.now()
+        for plan in self._planned():
+            row = database.read(LEASES, plan.lease)
+            holder = database.read(TRANSACTIONS, row["transaction"]) if row and row.get("transaction") else None
+            if row is None or holder is None or holder.get("publish_id") == self.publish_id:
+                continue
+            owner = Owner(**holder["owner"]) if holder.get("owner") else None
+            if not engine.watcher.gone(lease_rows(database, holder), owner, now, same_publish=False):
+                return Held(row, holder, now)
+        return None
 
     def begin(self) -> Assembly | None:
         """Take every soft lock and number that the request needs, in one write; None if another run with this publish id was
@@ -91,8 +121,8 @@ class Attempt:
         """
         root, plans, earlier = self.root, self._planned(), self._looked()
         facts = {
-            "purpose": "publish", "publish_id": self.publish_id, "fingerprint": self.request.fingerprint(),
-            "project": self.request.project, "attempts": earlier.attempts, "request": repeatable(self.request),
+            "purpose": "publish", "publish_id": self.publish_id, "fingerprint": self.asked.fingerprint(),
+            "project": self.request.project, "attempts": earlier.attempts, "request": repeatable(self.asked),
             "plugins": list(self._terms.plugins),
         }  # fmt: skip
         try:

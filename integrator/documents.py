@@ -52,7 +52,7 @@ def find_parents(database: Database, request: PublishRequest, instance: Instance
     project = next(iter(database.find(collection, {"type": "project"}, limit=1)), None)
     if project is None:
         if not create:
-            return Problem(request.project, "there is no such project in the database")
+            return Problem(request.project, "there is no such project in the database", "names")
         project = _project(request.project)
         made.append(Ensure(collection=collection, document=project))
     parts = [part for part in instance.hierarchy.split("/") if part]
@@ -60,7 +60,7 @@ def find_parents(database: Database, request: PublishRequest, instance: Instance
     asset = next((found for found in named if (found.get("data") or {}).get("parents", []) == parts), None)
     if asset is None:
         if not create:
-            return Problem("/".join([*parts, instance.asset]), f"there is no such asset in project {request.project}")
+            return Problem("/".join([*parts, instance.asset]), f"there is no such asset in project {request.project}", "names")
         asset = _asset(request.project, project, parts, instance.asset)
         made.append(Ensure(collection=collection, document=asset))
     subset = find_subset(database, request.project, asset["_id"], instance.subset)
@@ -68,7 +68,7 @@ def find_parents(database: Database, request: PublishRequest, instance: Instance
         subset = _subset(asset, instance)
         made.append(Insert(collection=collection, document=subset))
     elif subset["name"] != instance.subset:
-        return Problem(instance.subset, f"the subset {subset['name']} differs from it only in case or Unicode form")
+        return Problem(instance.subset, f"the subset {subset['name']} differs from it only in case or Unicode form", "names")
     return Parents(project=project, asset=asset, subset=subset, made=tuple(made))
 
 

@@ -42,13 +42,16 @@ def _rebuild(cls: type[IntegratorError], facts: dict[str, Any]) -> IntegratorErr
 class Problem(tuple[str, str]):
     """One thing that is wrong: (where, what). `where` is a JSON path, a file path, or file and line."""
 
-    __slots__ = ()
+    #: What it is about, for whoever reports problems of one kind: names, sources, frames, space or destinations.
+    kind: str
 
-    def __new__(cls, where: str, what: str) -> Problem:
-        return super().__new__(cls, (where, what))
+    def __new__(cls, where: str, what: str, kind: str = "sources") -> Problem:
+        made = super().__new__(cls, (where, what))
+        made.kind = kind
+        return made
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Problem, tuple(self)
+        return type(self), (*self, self.kind)
 
     @property
     def where(self) -> str:
@@ -61,11 +64,6 @@ class Problem(tuple[str, str]):
 
 class NotThere(Problem):
     """Something that is not there, or not whole, as far as this machine sees: another one may just have written it."""
-
-    __slots__ = ()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return NotThere, tuple(self)
 
 
 class _ProblemList(IntegratorError):
@@ -256,6 +254,20 @@ class ThumbnailFailed(Failed):
         self.path = path
         self.reason = reason
         super().__init__(f"there is no thumbnail of {path}: {reason}")
+
+
+class PluginFailed(Failed):
+    """A pyblish plugin raised something that is no error of ours."""
+
+    code = "plugin_failed"
+
+    def __init__(self, plugin: str, instance: str, cause: BaseException) -> None:
+        self.plugin = plugin
+        #: Name of the pyblish instance it ran for, "" for the context.
+        self.instance = instance
+        where = f"{plugin} failed for {instance}" if instance else f"{plugin} failed"
+        reason = f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
+        super().__init__(f"{where} ({reason}). Everything is as before", next="mend the cause, then run it again")
 
 
 class LeaseLost(Failed):

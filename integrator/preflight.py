@@ -202,11 +202,12 @@ def destination_problems(root: Root, plan: InstancePlan) -> list[Problem]:
 
 def _obstacle(path: str) -> Problem:
     if not os.path.islink(path):
-        return Problem(path, "is no folder, so that no version can stand below it")
+        return Problem(path, "is no folder, so that no version can stand below it", "destinations")
     return Problem(
         path,
         f"is a symbolic link (to {os.readlink(path)}), and nothing is published through one: make it a folder,"
         " or mount what it leads to there, or add that as a root under [roots] in config.toml",
+        "destinations",
     )
 
 
@@ -273,7 +274,7 @@ def _tree(path: str, folder: str, root: Root, problems: list[Problem]) -> Iterat
 def _resource(path: str, folder: str, name: str, root: Root, problems: list[Problem]) -> Iterator[Resource]:
     wrong = [root.policy.component_problem(part) for part in [*folder.split("/"), name]]
     if any(wrong):
-        problems.append(Problem(path, f"has a name that {next(filter(None, wrong))}"))
+        problems.append(Problem(path, f"has a name that {next(filter(None, wrong))}", "names"))
     else:
         yield Resource(source=path, folder=folder, name=name)
 
@@ -472,8 +473,8 @@ def _check_space(needs: Iterable[_Need], problems: list[Problem]) -> None:
         space = os.statvfs(need.where)
         free, wanted = space.f_bavail * space.f_frsize, need.size + _RESERVE
         if need.size and wanted > free:
-            problems.append(Problem(need.where, f"has {free >> 20} MiB free, and this publish needs {wanted >> 20} MiB"))
+            what = f"has {free >> 20} MiB free, and this publish needs {wanted >> 20} MiB"
+            problems.append(Problem(need.where, what, "space"))
         if space.f_files and need.files + _SPARE > space.f_favail:
-            problems.append(
-                Problem(need.where, f"has room for {space.f_favail} more files, and this publish needs {need.files + _SPARE}")
-            )
+            what = f"has room for {space.f_favail} more files, and this publish needs {need.files + _SPARE}"
+            problems.append(Problem(need.where, what, "space"))

@@ -122,7 +122,7 @@ class _Pattern:
 
 
 class _Refused(Exception):
-    """The representation cannot be resolved: (where, what)."""
+    """The representation cannot be resolved: (where, what), and the kind of problem unless it is the sources."""
 
 
 class _Missing(_Refused):
@@ -157,8 +157,7 @@ def resolve(
             raise _Refused(found.paths[inside.index(False)], f"is not in the staging directory {promised}, as other files are")
         return attrs.evolve(found, promised=inside[0]), []
     except _Refused as refused:
-        where, what = refused.args
-        return None, [(NotThere if isinstance(refused, _Missing) else Problem)(where, what)]
+        return None, [(NotThere if isinstance(refused, _Missing) else Problem)(*refused.args)]
 
 
 def _resolve(representation: RepresentationRequest, place: Callable[[str], str], policy: NamePolicy) -> Sources:
@@ -198,7 +197,7 @@ def _from_pattern(
         return _sources(representation, pattern.paths(listed), policy, udims=list(listed))
     if pattern.wanted is not None:
         if wanted is not None and wanted != pattern.wanted:
-            raise _Refused(text, f"lists other frames than the frames {representation.frames} of the representation")
+            raise _Refused(text, f"lists other frames than the frames {representation.frames} of the representation", "frames")
         wanted = pattern.wanted
     chosen = _choose(representation, text, listed, wanted)
     return _sources(representation, pattern.paths(chosen), policy, frames=list(chosen))
@@ -211,7 +210,9 @@ def _plain_files(representation: RepresentationRequest, paths: list[str], policy
         other = by_extension.setdefault(extension(path).lower(), path)
         if other is not path:
             raise _Refused(
-                path, f"would be published under the same name as {other}: they are no sequence and end in the same way"
+                path,
+                f"would be published under the same name as {other}: they are no sequence and end in the same way",
+                "destinations",
             )
     return _sources(representation, paths, policy)
 
@@ -219,7 +220,7 @@ def _plain_files(representation: RepresentationRequest, paths: list[str], policy
 def _refuse_frames(representation: RepresentationRequest, where: str, why: str) -> None:
     for key, value in (("frames", representation.frames), ("start_frame", representation.start_frame)):
         if value is not None:
-            raise _Refused(where, f"cannot have {key}: {why}")
+            raise _Refused(where, f"cannot have {key}: {why}", "frames")
 
 
 def _sources(
@@ -237,7 +238,7 @@ def _sources(
             ext = ""
         problem = policy.problem(ext) if ext else "is missing"
         if problem:
-            raise _Refused(path, f"has an extension that {problem}" if ext else "has no extension")
+            raise _Refused(path, f"has an extension that {problem}" if ext else "has no extension", "names")
     if frames is not None and representation.start_frame is not None:
         offset = representation.start_frame - frames[0]
         frames = [frame + offset for frame in frames]
@@ -334,7 +335,7 @@ def _parse_pattern(text: str, place: Callable[[str], str]) -> _Pattern:
             raise _Refused(text, str(error)) from None
     head, width, tail = _parse_name(text, name)
     if width == 0 and wanted is not None:
-        raise _Refused(text, "lists frames, but these are UDIM tiles")
+        raise _Refused(text, "lists frames, but these are UDIM tiles", "frames")
     return _Pattern(text=text, folder=folder or "/", head=head, tail=tail, width=width, wanted=wanted)
 
 
@@ -383,9 +384,9 @@ def _choose(representation: RepresentationRequest, where: str, found: dict[int, 
         missing = runs(frame for frame in wanted if frame not in found)
         chosen = {frame: found[frame] for frame in wanted if frame in found}
     if missing and representation.missing_frames != "allow":
-        raise _Missing(where, f"lacks the frames {format_spans(missing)}")
+        raise _Missing(where, f"lacks the frames {format_spans(missing)}", "frames")
     if not chosen:
-        raise _Missing(where, f"has none of the frames {format_spans(missing)}")
+        raise _Missing(where, f"has none of the frames {format_spans(missing)}", "frames")
     return chosen
 
 
@@ -408,7 +409,7 @@ def _sequence(paths: Sequence[str], wanted: list[int] | None) -> dict[int, str] 
     allowed = set(found if wanted is None else wanted)
     for frame, path in found.items():
         if frame not in allowed:
-            raise _Refused(path, "is listed, but its frame is not among the frames of the representation")
+            raise _Refused(path, "is listed, but its frame is not among the frames of the representation", "frames")
     return found
 
 

@@ -171,7 +171,8 @@ def _check_promised(named: Sequence[Named]) -> None:
     wrong = [(path, name) for path, name in pairs if os.path.basename(path) != name]
     if wrong:
         raise ValidationRefused(
-            Problem(path, f"is in the reserved staging directory, and must be called {name} there") for path, name in wrong
+            Problem(path, f"is in the reserved staging directory, and must be called {name} there", "names")
+            for path, name in wrong
         )
 
 
@@ -185,7 +186,7 @@ def _check_distinct(instance: InstancePlan, named: Sequence[Named]) -> None:
     seen: dict[str, str] = {}
     pairs = ((path, key, seen.setdefault(key, path)) for path, key in zip(paths, keys))
     raise ValidationRefused(
-        Problem(path, f"would be published under the same name as {other} ({key})")
+        Problem(path, f"would be published under the same name as {other} ({key})", "destinations")
         for path, key, other in pairs
         if other is not path
     )
@@ -196,7 +197,11 @@ def _check_folders(paths: Sequence[str], keys: Sequence[str], folders: Iterable[
     taken = {parent for folder in folders for parent in _and_above(collision_key(folder))}
     if (
         problems := [
-            Problem(path, f"would be published under the name of a folder of the resources ({key}): give the folder another name")
+            Problem(
+                path,
+                f"would be published under the name of a folder of the resources ({key}): give the folder another name",
+                "destinations",
+            )
             for path, key in zip(paths, keys)
             if key in taken
         ]
@@ -387,6 +392,8 @@ def check_names(root: Root, plans: Sequence[InstancePlan], reservation: Document
     places = [Place(root=directory.root, path=directory.final) for directory in ledger.directories(reservation)]
     taken = [root.absolute(place) for place in places if os.path.lexists(root.absolute(place))]
     if taken:
-        raise ValidationRefused(Problem(path, "was reserved, and something is there now: move it away") for path in taken)
+        raise ValidationRefused(
+            Problem(path, "was reserved, and something is there now: move it away", "destinations") for path in taken
+        )
     for plan, number in zip(plans, claimed_numbers(reservation)):
         name_files(root, plan, number)

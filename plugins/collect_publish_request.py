@@ -33,6 +33,9 @@ class CollectPublishRequest(pyblish.api.ContextPlugin):
             source = _read_named_file()
         if source is None:
             return
+        if publication.request is not None:  # somebody has read it already
+            _create_instances(context, publication.request)
+            return
         context.data.update(publishRequest=source, publishRoot=publication.root.path)
         try:
             request = parse_request(source, publication.root.policy)

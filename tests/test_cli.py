@@ -507,7 +507,7 @@ def test_a_newer_database_exits_8_and_tells_the_farm(root: Path, sources: Path) 
 
 
 def failing_publish(error: BaseException, *, after: bool = False) -> Any:
-    from integrator.publish import publish as real
+    from integrator.plugin.runner import run as real
 
     def failing(*arguments: Any, **options: Any) -> Any:
         if after:
@@ -524,7 +524,7 @@ def in_process(root: Path, sources: Path, *more: str) -> int:
 def test_a_bug_exits_1_with_a_short_message_and_the_traceback_on_request(
     root: Path, sources: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(importlib.import_module("integrator.publish"), "publish", failing_publish(ZeroDivisionError("oops")))
+    monkeypatch.setattr(importlib.import_module("integrator.plugin.runner"), "run", failing_publish(ZeroDivisionError("oops")))
     assert in_process(root, sources, "--json") == 1
     said = capsys.readouterr()
     assert json.loads(said.out)["error"]["code"] == "bug"
@@ -538,7 +538,7 @@ def test_a_bug_exits_1_with_a_short_message_and_the_traceback_on_request(
 def test_what_was_published_before_the_error_is_answered_as_published(
     error: BaseException, root: Path, sources: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(importlib.import_module("integrator.publish"), "publish", failing_publish(error, after=True))
+    monkeypatch.setattr(importlib.import_module("integrator.plugin.runner"), "run", failing_publish(error, after=True))
     assert in_process(root, sources, "--json") == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["outcome"] == "published"
@@ -548,14 +548,14 @@ def test_what_was_published_before_the_error_is_answered_as_published(
 def test_an_interruption_before_the_engine_guards_what_it_began_is_in_doubt(
     root: Path, sources: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def begun(request: Any, opened: Any, **options: Any) -> Any:
+    def begun(request: Any, opened: Any, *arguments: Any, **options: Any) -> Any:
         from integrator import ledger
 
         facts = {"publish_id": request.publish_id, "project": "demo"}
         ledger.begin(opened.engine.database, "0" * 24, ledger.Plan(), opened.engine.owner, opened.settings.lease, facts)
         raise errors.Interrupted(15)
 
-    monkeypatch.setattr(importlib.import_module("integrator.publish"), "publish", begun)
+    monkeypatch.setattr(importlib.import_module("integrator.plugin.runner"), "run", begun)
     assert in_process(root, sources, "--json") == 6
     answer = json.loads(capsys.readouterr().out)
     assert (answer["outcome"], answer["transaction"]) == ("in_doubt", "0" * 24)
@@ -768,15 +768,15 @@ def test_a_farm_waits_for_a_soft_lock_and_an_artist_does_not(
 ) -> None:
     waited = []
 
-    def publish(*arguments: Any, wait: float, **options: Any) -> Any:
-        waited.append(wait)
+    def publish(request: Any, opened: Any, pipeline: Any, terms: Any, **options: Any) -> Any:
+        waited.append(terms.wait)
         raise errors.Failed("that is all")
 
     for name in ("INTEGRATOR_FARM", "TR_ENV_JID", "CUE_FRAME_ID", "AYON_PUBLISH_JOB"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(importlib.import_module("integrator.publish"), "publish", publish)
+    monkeypatch.setattr(importlib.import_module("integrator.plugin.runner"), "run", publish)
     assert in_process(root, sources) == 5
     assert in_process(root, sources, "--wait", "7") == 5
     assert waited == [wanted, 7.0]

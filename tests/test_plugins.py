@@ -17,13 +17,9 @@ from integrator.errors import IntegratorError, NotARoot, RequestRefused, SourceC
 
 PLUGINS = Path(__file__).parent.parent / "plugins"
 NAMES = [
-    "CollectPublishRequest",
-    "ValidatePublishRequest",
-    "ExtractThumbnail",
-    "IntegrateVersions",
-    "IntegrateThumbnail",
-    "IntegrateCommit",
-]
+    "CollectPublishRequest", "ValidateNames", "ValidateSources", "ValidateFrames", "ValidateSpace", "ValidateDestinations",
+    "ValidateSoftLocks", "ExtractThumbnail", "IntegrateVersions", "IntegrateThumbnail", "IntegrateCommit",
+]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

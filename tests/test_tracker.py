@@ -6,6 +6,7 @@ The plugin is the one of `examples/studio_plugins`, the tracker a real server (`
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -141,9 +142,44 @@ def test_a_tracker_that_goes_away_with_the_answer_is_asked_when_it_is_back(studi
     assert len(tracker.versions()) == 1
     assert state(studio) == before
     for _ in range(4):
-        assert publish(studio, folder)["outcome"] == "in_doubt"
+        refused = publish(studio, folder)
+        assert refused["outcome"] != "published"
+        assert "certificate has expired" in refused["error"]["message"]
+        assert len(tracker.versions()) == 1
     tracker.fault = Fault.NONE
     assert publish(studio, folder)["outcome"] == "published"
+    assert_published_once(studio, tracker)
+
+
+@pytest.mark.parametrize("fault", [Fault.EXPIRED, Fault.CREATE_BROKEN, Fault.SILENT], ids=lambda fault: fault.value)
+def test_the_farm_may_try_again_after_each_failure(studio: Studio, tracker: Tracker, folder: str, fault: Fault) -> None:
+    before = state(studio)
+    for _ in range(5):
+        tracker.fault = fault
+        done = integrator(studio, "publish", "-", "--plugin-path", folder, "--json", said=request_of(studio))
+        assert (done.returncode, json.loads(done.stdout)["outcome"]) == (5, "rolled_back"), done.stderr
+        assert TOKEN not in done.stdout + done.stderr
+        assert (state(studio), tracker.versions()) == (before, [])
+    tracker.fault = Fault.NONE
+    done = integrator(studio, "publish", "-", "--plugin-path", folder, said=request_of(studio))
+    assert done.returncode == 0, done.stderr
+    assert_published_once(studio, tracker)
+
+
+def test_what_cannot_be_taken_back_yet_is_in_doubt_until_it_is_recovered(studio: Studio, tracker: Tracker, folder: str) -> None:
+    tracker.fault = Fault.LOST_AND_GONE
+    done = integrator(studio, "publish", "-", "--plugin-path", folder, said=request_of(studio))
+    assert done.returncode == 6
+    transaction = unfinished(studio)
+    assert f"recover {transaction}" in done.stderr
+    for _ in range(2):
+        assert integrator(studio, "recover", transaction, "--plugin-path", folder).returncode == 6
+    tracker.fault = Fault.NONE
+    assert integrator(studio, "recover", transaction, "--plugin-path", folder).returncode == 0
+    assert tracker.versions() == []
+    assert settled(studio)
+    done = integrator(studio, "publish", "-", "--plugin-path", folder, said=request_of(studio))
+    assert done.returncode == 0, done.stderr
     assert_published_once(studio, tracker)
 
 
@@ -260,18 +296,19 @@ def test_a_retry_settles_what_was_killed(studio: Studio, tracker: Tracker, folde
 
 
 def start(studio: Studio, folder: str, tmp_path: Path, word: str) -> subprocess.Popen[bytes]:
-    import json
-
     data = tmp_path / "data.json"
     data.write_text(json.dumps({"publishRoot": studio.path, "publishRequest": request_of(studio)}))
     command = [sys.executable, "-c", _PUBLISH, str(HOME / "plugins"), folder, str(data), word]
     return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(HOME)})
 
 
-def integrator(studio: Studio, *words: str) -> subprocess.CompletedProcess[str]:
+def integrator(studio: Studio, *words: str, said: Any = None) -> subprocess.CompletedProcess[str]:
+    """Run a command; `said` is the JSON document on its standard input."""
     command = [sys.executable, "-m", "integrator", "--root", studio.path, *words]
     environment = {**os.environ, "PYTHONPATH": str(HOME), "INTEGRATOR_FARM": "0"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        command, input=json.dumps(said), env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 def unfinished(studio: Studio) -> str:

@@ -8,8 +8,8 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, TextIO
 
 #: A command of ours inside a sentence; it gets the `--root` that this run was given, so that it can be pasted as it is.
 _OWN_COMMAND: Final = re.compile(
@@ -90,6 +90,8 @@ class Console:
         #: What `--root` named; "" if nothing did.
         self.root = ""
         self._broken: OSError | None = None
+        #: Standard output while that of others is set aside.
+        self._out: TextIO | None = None
 
     def print(self, text: str = "") -> None:
         """A line of the answer for people. `text` is printed as it is: names in it must be `shown`."""
@@ -155,10 +157,30 @@ class Console:
                 return code or (0 if self.publishes else 1)
         return code
 
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """While code of others runs: whatever it writes to standard output goes to standard error, its children's, too."""
+        before, kept = sys.stdout, -1
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            before.flush()
+            if before.fileno() == 1:
+                kept = os.dup(1)
+                os.dup2(2, 1)
+        try:
+            self._out = before if kept < 0 else os.fdopen(kept, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+            sys.stdout = sys.stderr
+            yield
+        finally:
+            sys.stdout, self._out = before, None
+            if kept >= 0:
+                os.dup2(kept, 1)
+                os.close(kept)
+
     def _write(self, text: str) -> None:
-        if self._broken is None and sys.stdout is not None:
+        out = self._out or sys.stdout
+        if self._broken is None and out is not None:
             try:
-                sys.stdout.write(text)
-                sys.stdout.flush()
+                out.write(text)
+                out.flush()
             except OSError as error:
                 self._broken = error

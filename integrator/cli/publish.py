@@ -6,14 +6,16 @@ import argparse
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
+from integrator.cli import plugins
 from integrator.cli.arguments import Arguments, Once, count, seconds
 from integrator.cli.console import Console, duration, plural, shown, size
 from integrator.cli.failures import Bug, as_answer, exit_code, tell
 from integrator.cli.farms import FARM_ATTEMPTS, FARM_ATTEMPTS_PER_HOST, FARM_SETTLE, FARM_WAIT, farm
+from integrator.cli.plugins import add_plugin_path
 from integrator.cli.progress import Progress, progress
 from integrator.errors import DifferentContent, IntegratorError, Interrupted, Unsettled, UsageError
 from integrator.results import PublishResult, failed
@@ -71,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ),
     )
     add_retry_options(both)
+    add_plugin_path(both)
     both.add_argument("--dry-run", action="store_true", help="check everything, write nothing")
     both.add_argument("--workers", action=Once, metavar="N", type=count, help="threads that copy")
 
@@ -220,7 +223,8 @@ def read_request(name: str, console: Console) -> bytes:
 def _publish(
     call: Call, root: Root, request: PublishRequest, display: Progress, copied: list[int], on_farm: bool
 ) -> PublishResult:
-    from integrator.publish import publish
+    from integrator.attempt import Terms
+    from integrator.plugin import runner
     from integrator.retry import Budget
     from integrator.settings import without_password
 
@@ -244,11 +248,22 @@ def _publish(
         with contextlib.suppress(OSError):  # a terminal that went away is no reason to fail
             display.update(done, total, count)
 
+    def seen(outcome: Mapping[str, Any]) -> None:
+        plugins.tell(call.console, outcome)
+        if decided:
+            plugins.tell_late(call.console, outcome)
+
+    def decide() -> None:
+        call.interruptions.settled()
+        decided.append(True)
+
+    decided: list[bool] = []
+    terms = Terms(wait=wait, settle=settle, budget=Budget(**budget), watch=watch)
+    observer = runner.Observer(seen=seen, check=call.interruptions.check, decided=decide)
     try:
-        with contextlib.nullcontext() if arguments.dry_run else display:
-            result = publish(
-                request, root, wait=wait, dry_run=arguments.dry_run, watch=watch, settle=settle, budget=Budget(**budget)
-            )
+        with call.console.aside(), contextlib.nullcontext() if arguments.dry_run else display:
+            pipeline = plugins.load(call, root)
+            result = runner.run(request, root, pipeline, terms, dry_run=arguments.dry_run, observer=observer)
             call.interruptions.settled()
             if result.outcome != "planned":
                 display.finish()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from integrator.cli.console import Console, shown
+from integrator.cli.plugins import add_plugin_path, know_effects
 
 if TYPE_CHECKING:
     from integrator.cli import Call
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Safe at any time: what still runs is left alone. Exit 6 if something is in doubt or stuck, 4 if TXID still runs."
     )
     parser.add_argument("transaction", nargs="?", metavar="TXID", help="default: everything whose owner is gone")
+    add_plugin_path(parser)
 
 
 def run(call: Call) -> int:
@@ -36,6 +38,7 @@ def run(call: Call) -> int:
 
     transaction = call.arguments.transaction
     with open_root(call.root(), application="integrator recover") as root:
+        know_effects(call, root)
         if transaction:
             queries.show(root, transaction)  # refused if nobody knows it
             settled = [recovery.settle(root.engine, transaction)]

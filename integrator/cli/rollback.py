@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from integrator.cli.plugins import add_plugin_path, know_effects
 from integrator.cli.recover import answer
 from integrator.errors import UsageError
 
@@ -19,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "directories are removed, and what stands at a final path stays."
     )
     parser.add_argument("transaction", metavar="TXID")
+    add_plugin_path(parser)
 
 
 def run(call: Call) -> int:
@@ -30,6 +32,7 @@ def run(call: Call) -> int:
 
     transaction = call.arguments.transaction
     with open_root(call.root(), application="integrator rollback") as root:
+        know_effects(call, root)
         state = State(queries.show(root, transaction)["state"])
         if state in (State.COMMITTED, State.FINISHED):
             following = f"integrator recover {transaction}" if state is State.COMMITTED else f"integrator show {transaction}"

@@ -9,7 +9,7 @@ import pyblish.api
 
 from integrator.engine import Effect
 from integrator.errors import UsageError
-from integrator.plugin.publication import Publication, publication_of
+from integrator.plugin.publication import Answered, Publication, publication_of
 from integrator.plugin.transaction import PublishTransaction
 
 _POLICIES = ("required", "best_effort")
@@ -83,17 +83,20 @@ def _run(plugin: Any, context: Any, instance: Any) -> None:
             f" Give it an order from {pyblish.api.ValidatorOrder + 0.5:g} on"
         )
     publication = publication_of(context)
-    with publication.guarding(plugin):
+    with publication.guarding(type(plugin).__name__, instance.name if instance is not None else ""):
         reason = publication.why_not(context)
         if reason:
             plugin.log.info("not run: %s", reason)
             return
         publication.know(plugin.effects)
         subject = context if instance is None else instance
-        if plugin.policy == "required":
-            plugin.integrate(subject, publication.transaction)
-        else:
-            _try(plugin, publication, subject, [instance] if instance is not None else list(context))
+        try:
+            if plugin.policy == "required":
+                plugin.integrate(subject, publication.transaction)
+            else:
+                _try(plugin, publication, subject, [instance] if instance is not None else list(context))
+        except Answered:
+            plugin.log.info("it was published in the meantime, by another run with the same publish id")
 
 
 def _try(plugin: Any, publication: Publication, subject: Any, instances: list[Any]) -> None:
@@ -105,6 +108,8 @@ def _try(plugin: Any, publication: Publication, subject: Any, instances: list[An
     try:
         plugin.integrate(subject, publication.transaction)
         publication.refuse_hidden_failure()
+    except Answered:
+        raise
     except Exception as error:
         publication.roll_back_to(point, error)
         plugin.log.warning("%s failed, and is left out: %s", type(plugin).__name__, error)

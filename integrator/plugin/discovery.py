@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import inspect
 import math
+import os
 from collections.abc import Collection
 from typing import Any, Final
 
-import pyblish
 import pyblish.api
 import pyblish.logic
 
@@ -37,6 +39,8 @@ def arrange(plugins: list[Any], late: Collection[str] | None = None) -> None:
     run after it, by default what the settings say. A plugin that raises anything rolls back what is open.
     """
     plugins[:] = [plugin for plugin in plugins if not _is_base(plugin)]
+    # Files of a folder have no order of their own; what others build on comes first.
+    plugins.sort(key=lambda plugin: (plugin.order, not is_shipped(plugin), plugin.__name__))
     ours = [
         plugin for plugin in plugins if issubclass(plugin, (TransactionalPlugin, TransactionalContextPlugin, IntegrateCommit))
     ]
@@ -56,6 +60,21 @@ def arrange(plugins: list[Any], late: Collection[str] | None = None) -> None:
             above = order if not after else after[-1].order
             after.append(plugin if plugin.order > above else _copied(plugin, order=math.nextafter(above, math.inf)))
     plugins[:] = [*before, _copied(commit, order=order), *after]
+
+
+@functools.cache
+def shipped_folder() -> str:
+    """Folder of the plugins that come with this program; none of them is imported by its name."""
+    found = importlib.util.find_spec("integrator_plugins")
+    assert found is not None, "this program is not installed"
+    assert found.origin is not None
+    return os.path.realpath(os.path.dirname(found.origin))
+
+
+def is_shipped(plugin: Any) -> bool:
+    """Whether a plugin is one of ours."""
+    name = str(plugin.__module__)
+    return name.startswith("integrator.plugin") or os.path.realpath(os.path.dirname(name)) == shipped_folder()
 
 
 def runs_after_commit(plugin: Any, late: Collection[str]) -> bool:
@@ -102,7 +121,7 @@ def _guarded(plugin: Any) -> Any:
         publication = find_publication(context) if context is not None else None
         if publication is None:
             return process(self, *arguments, **services)
-        with publication.guarding(plugin):
+        with publication.guarding(plugin.__name__, instance.name if instance is not None else ""):
             return process(self, *arguments, **services)
 
     guarded.__signature__ = inspect.signature(process)  # type: ignore[attr-defined]

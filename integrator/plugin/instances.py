@@ -25,7 +25,9 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from integrator.errors import UsageError
+from integrator.errors import Problem, RequestRefused, UsageError
+from integrator.layout import NamePolicy
+from integrator.request import SCHEMA, parse_request
 
 if TYPE_CHECKING:
     from integrator.assembly import OpenVersion
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 _VERSION_DATA: Final = (
     "fps", "frameStart", "frameEnd", "handleStart", "handleEnd", "step", "sourceHashes", "colorspaceData", "colorspace",
 )  # fmt: skip
+#: Stands for representations that an extractor has yet to make.
+_ANY: Final[dict[str, Any]] = {"name": "any", "files": ["/any"]}
 _FAMILY_OF_PYBLISH: Final = "default"
 _FRAME: Final = re.compile(r"(?P<head>.*?)(?P<frame>(?:(?<=[._])-)?[0-9]+)(?P<tail>\.[^0-9][^/]*)?$", re.DOTALL)
 
@@ -72,6 +76,27 @@ def describe(instance: Any) -> dict[str, Any]:
     if data.get("version") is not None:
         found["version"] = int(data["version"])
     return found
+
+
+def destination(instance: Any) -> str:
+    """Hierarchy, asset and subset of an instance, as one text."""
+    entry = instance.data.get("publishInstance")
+    if entry is not None:
+        return "/".join(part for part in (entry.hierarchy, entry.asset, entry.subset) if part)
+    found = describe(instance)
+    return "/".join(str(part) for part in (found["hierarchy"], found["asset"], found["subset"]) if part)
+
+
+def problems_of(instance: Any, policy: NamePolicy) -> list[Problem]:
+    """What is wrong with the names of an instance and its representations."""
+    found = describe(instance)
+    entries = [{"name": entry.get("name"), "files": ["/any"]} for entry in representations(instance)] or [_ANY]
+    whole = {"schema": SCHEMA, "project": "any", "instances": [{**found, "representations": entries}]}
+    try:
+        parse_request(whole, policy)
+    except RequestRefused as refused:
+        return [Problem(where.replace("$.instances[0]", instance.name), what, "names") for where, what in refused.problems]
+    return []
 
 
 def _place(data: Mapping[str, Any]) -> dict[str, str]:

@@ -24,13 +24,15 @@ import pyblish.util
 from integrator.assembly import Assembly, OpenVersion
 from integrator.attempt import Attempt, Terms
 from integrator.engine import Effect
-from integrator.errors import DifferentContent, Failed, IntegratorError, Problem, UsageError, ValidationRefused
+from integrator.errors import DifferentContent, Failed, IntegratorError, PluginFailed, Problem, UsageError, ValidationRefused
+from integrator.layout import collision_key
+from integrator.leases import busy
 from integrator.model import State
 from integrator.plugin import instances as shapes
 from integrator.plugin.transaction import PublishTransaction
-from integrator.request import PublishRequest
+from integrator.request import PublishRequest, parse_request
 from integrator.results import PublishResult, failed, of_transaction
-from integrator.retry import find
+from integrator.retry import Earlier, find
 from integrator.root import Root, find_root, open_root
 
 if TYPE_CHECKING:
@@ -89,11 +91,16 @@ def _leave_others(new: Publication) -> None:
             other.abandon("another publish was started instead")
 
 
+class Answered(Exception):
+    """Somebody else has published the same in the meantime: there is nothing left to do."""
+
+
 class Publication:
     """One publish request, or none, and at most one transaction; made by `publication_of`."""
 
     def __init__(self, context: Any) -> None:
         self._context = weakref.ref(context)
+        self._context_id = context.id
         #: Where it publishes; opened when it is first needed unless somebody gave it.
         self._root: Root | None = None
         self._owned = False
@@ -108,7 +115,12 @@ class Publication:
         self.failure: BaseException | None = None
         #: Number of plugins of this context that run right now.
         self.executing = 0
+        self._running = ("a plugin", "")
         self.thread = threading.current_thread()
+        self._asked: PublishRequest | None = None
+        self._earlier: Earlier | None = None
+        self._problems: list[Problem] = []
+        self._surveyed = False
         self._attempt: Attempt | None = None
         self._assembly: Assembly | None = None
         self._versions: dict[str, OpenVersion] = {}
@@ -124,10 +136,33 @@ class Publication:
             raise UsageError("the pyblish context is gone. Nothing was done by this call")
         return context
 
-    def use(self, root: Root, terms: Terms) -> None:
-        """Publish into this root, which its caller closes, and on these terms."""
-        self._root, self.terms = root, terms
+    def use(self, root: Root, terms: Terms, request: PublishRequest, *, dry_run: bool = False) -> PublishResult | None:
+        """Publish this request into this root, which its caller closes, and on these terms; an answer if nothing is left to do.
+
+        Raises as `Attempt.look`. An earlier run is compared with all of the request, whatever plugins switch off in it.
+        """
+        self._root, self.terms, self.request, self._asked = root, terms, request, request
         root.engine.effects.update(_effects)
+        attempt = Attempt(root, request, terms)
+        answer = attempt.glance() if dry_run else attempt.look()
+        if answer is not None:
+            self._answer(answer)
+        self._earlier = attempt.earlier
+        return answer
+
+    def answer(self) -> PublishResult | None:
+        """The answer, once there is nothing left to do."""
+        return self.result
+
+    def planned(self) -> PublishResult:
+        """What would be published, after `survey`; nothing was written."""
+        attempt = self.attempt()
+        return attempt.planned() if attempt is not None else PublishResult(transaction="", outcome="planned")
+
+    def end(self) -> None:
+        """Let go of the context: its loop is over, and nothing of it is open."""
+        self.abandon("its loop has ended")
+        _publications.pop(self._context_id, None)
 
     @property
     def root(self) -> Root:
@@ -154,7 +189,9 @@ class Publication:
         if self.request is None or not wanted:
             return None
         if self._attempt is None or self._attempt.request.instances != wanted:
-            self._attempt = Attempt(self.root, attrs.evolve(self.request, instances=wanted), self.terms)
+            request = attrs.evolve(self.request, instances=wanted)
+            self._attempt = Attempt(self.root, request, self.terms, asked=self._asked)
+            self._attempt.earlier, self._earlier = self._earlier, None
         return self._attempt
 
     def _requested(self) -> list[Any]:
@@ -168,13 +205,59 @@ class Publication:
         attempt = self.attempt()
         if attempt is None:
             return self._earlier_answer()
-        if attempt.earlier is None or attempt.plans is None:
-            answer = attempt.look()
-            if answer is not None:
-                self._answer(answer)
-                return answer
+        if attempt.earlier is None and (answer := attempt.look()) is not None:
+            self._answer(answer)
+            return answer
+        if attempt.plans is None:
             attempt.preflight()
         return None
+
+    def survey(self) -> None:
+        """Look at everything once more, for `problems` to tell of. Raises what makes a publish impossible as a whole."""
+        self._problems, self._surveyed = [], False
+        if self.request is None and self.context.data.get("publishRequest") is not None:
+            parse_request(self.context.data["publishRequest"], self.root.policy)
+        if self.result is not None or not self.active():
+            return
+        self._problems += self._wrong_shapes()
+        attempt = self.attempt()
+        if attempt is not None:
+            attempt.plans = None
+        try:
+            self._surveyed = self.look() is None
+        except ValidationRefused as refused:
+            self._problems += refused.problems
+
+    def problems(self, kind: str) -> list[Problem]:
+        """What stands against this publish, of one kind; `survey` has found it."""
+        return [problem for problem in self._problems if problem.kind == kind]
+
+    def check_destinations(self) -> None:
+        """Raise `ValidationRefused` or `VersionTaken` if two files would have one name, or a version number is taken."""
+        if self._surveyed and (attempt := self.attempt()) is not None:
+            attempt.planned()
+
+    def check_soft_locks(self) -> str:
+        """Raise `Busy` if somebody holds a soft lock that is not waited for; else who holds one, "" if nobody does."""
+        if not self._surveyed or (attempt := self.attempt()) is None or (held := attempt.held()) is None:
+            return ""
+        if not self.terms.wait:
+            raise busy(held)
+        return str(busy(held))
+
+    def _wrong_shapes(self) -> list[Problem]:
+        """What is wrong with instances that no request describes: names, and two that would be one version."""
+        found: list[Problem] = []
+        seen: dict[str, str] = {}
+        for instance in self.active():
+            if instance.data.get("publishInstance") is None:
+                found += shapes.problems_of(instance, self.root.policy)
+        for instance in self.active():
+            place = shapes.destination(instance)
+            other = seen.setdefault(collision_key(place), instance.name)
+            if other is not instance.name:
+                found.append(Problem(instance.name, f"would be the same version as {other} ({place})", "destinations"))
+        return found
 
     def glance(self) -> None:
         """Know the answer of an earlier run that is finished; writes nothing."""
@@ -220,13 +303,17 @@ class Publication:
         self.root.engine.effects.update(_effects)
         attempt = self.attempt()
         self._assembly = attempt.begin() if attempt is not None else self._begin_without_request()
-        if self._assembly is None:
-            raise Failed("another run with the same publish id was faster. Nothing was touched", next="run it again")
+        while self._assembly is None:  # another run of the same publish id was faster: ask again how it stands
+            assert attempt is not None
+            attempt.earlier = None
+            if self.look() is not None:
+                raise Answered
+            self._assembly = attempt.begin()
         for instance, version in zip(self._requested(), self._assembly.versions):
             self._versions[instance.id] = version
         self._ends.append(weakref.finalize(self, _roll_back_abandoned, self._assembly, self._root if self._owned else None))
         token = getattr(_loop, "token", lambda: None)()
-        if token is not None:
+        if token is not None and self._asked is None:  # our runner says itself when its loop is over
             self._ends.append(weakref.finalize(token, _loop_ended, weakref.ref(self)))
 
     def _begin_without_request(self) -> Assembly:
@@ -291,9 +378,10 @@ class Publication:
     # --- how it ends ----------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def guarding(self, plugin: Any) -> Iterator[None]:
+    def guarding(self, plugin: str, instance: str = "") -> Iterator[None]:
         """While a plugin runs: whatever it raises, `BaseException` included, rolls back what is open before it goes on."""
         self.executing += 1
+        self._running = (plugin, instance)
         try:
             yield
         except BaseException as error:
@@ -322,7 +410,7 @@ class Publication:
     def _told(self, error: BaseException) -> IntegratorError:
         if isinstance(error, IntegratorError):
             return error
-        told = Failed(f"a plugin failed ({str(error) or type(error).__name__}). Everything is as before", next="run it again")
+        told = PluginFailed(*self._running, error)
         if self._assembly is not None:
             told.transaction = self._assembly.transaction.id
         return told
