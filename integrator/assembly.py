@@ -31,14 +31,15 @@ from integrator.layout import collision_key
 from integrator.ledger import Plan
 from integrator.model import Document, Place, State, new_id, object_id
 from integrator.preflight import InstancePlan, destination_problems, plan_instance
-from integrator.representations import extension, inspect, resolve
+from integrator.representations import extension, frames_of, inspect, resolve
 from integrator.request import PublishRequest, parse_request
 from integrator.results import PublishedRepresentation, PublishedVersion, PublishResult
 from integrator.retry import Earlier, find, former_runs
 from integrator.root import Root
 from integrator.staging import Progress, StagingDirectory
 from integrator.transaction import Savepoint, Transaction
-from integrator.versions import Named, Version, claimed_numbers, name_files, name_sources, planner
+from integrator.transfer import Facts
+from integrator.versions import Named, Version, claimed_numbers, frame_text, name_files, name_sources, planner
 
 _Step = TypeVar("_Step", bound=Callable[..., Any])
 
@@ -405,14 +406,25 @@ class OpenVersion(Version):
         self._refuse_named(name, representation)
         folder, _, base = name.rpartition("/")
         facts = self.staging.write(base, content, folder=folder)
-        self._describe_named(name, facts, representation)
+        self._describe_named([name], facts, representation)
 
     @_step
-    def adopt(self, name: str, representation: str = "") -> None:
-        """Take up a file that an extractor wrote straight into `path`, in this run or in an earlier one that failed."""
-        self._refuse_named(name, representation)
-        facts = self.staging.adopt(name, checksum=self._root.settings.checksum == "all", harvest=self._harvest)
-        self._describe_named(name, facts, representation)
+    def adopt(self, name: str | Sequence[str], representation: str = "") -> None:
+        """Take up what an extractor wrote straight into `path`, in this run or in an earlier one that failed.
+
+        Several names are one representation: the frames of a sequence, or files that belong together.
+        """
+        names = [name] if isinstance(name, str) else list(name)
+        if not names or len(set(map(collision_key, names))) < len(names):
+            raise UsageError("a representation needs at least one file, and each only once")
+        for each in names:
+            self._refuse_named(each, representation or extension(names[0]) or "file")
+        frames = frames_of(names)
+        names = list(frames.values()) if frames else names
+        facts = Facts()
+        for each in names:
+            facts.extend(self.staging.adopt(each, checksum=self._checksum == "all", harvest=self._harvest))
+        self._describe_named(names, facts, representation, next(iter(frames)) if frames else None)
 
     @_step
     def set_thumbnail(self, content: bytes) -> None:
@@ -493,11 +505,13 @@ class OpenVersion(Version):
         if any(collision_key(name) == collision_key(file) for file in self._names()):
             raise UsageError(f"this version has a file {name!r} already; name this one differently")
 
-    def _describe_named(self, name: str, facts: Any, representation: str) -> None:
-        kind = representation or extension(name) or "file"
-        values = {**self.values, "representation": kind, "ext": extension(name)}
-        self._taken[kind] = (name,)
-        self.describe(kind, values, [name], facts, literal=True)
+    def _describe_named(self, names: Sequence[str], facts: Facts, representation: str, frame: int | None = None) -> None:
+        kind = representation or extension(names[0]) or "file"
+        values = {**self.values, "representation": kind, "ext": extension(names[0])}
+        if frame is not None:
+            values["frame"] = frame_text(self._root, frame)
+        self._taken[kind] = tuple(names)
+        self.describe(kind, values, names, facts, literal=True)
 
 
 def _refuse_empty(transaction: Transaction, versions: Iterable[OpenVersion]) -> None:

@@ -11,7 +11,8 @@ import attrs
 
 from integrator.assembly import Assembly
 from integrator.database import LEASES, TRANSACTIONS
-from integrator.errors import Conflict, DifferentContent
+from integrator.documents import find_parents
+from integrator.errors import Conflict, DifferentContent, Problem, ValidationRefused
 from integrator.harvest import Harvest, leftovers
 from integrator.leases import Held
 from integrator.ledger import lease_rows
@@ -138,7 +139,7 @@ class Attempt:
         with begun as transaction:  # any exception from here on rolls it back
             harvest = Harvest(root.engine, transaction.document, leftovers(root.engine, earlier.formers))
             assembly = Assembly(root, transaction, _facts(self.request), self._terms.wait, harvest)
-            assembly.take_up(plans, _progress(transaction, plans, self._terms.watch))
+            assembly.take_up([_renewed(root, plan) for plan in plans], _progress(transaction, plans, self._terms.watch))
             return assembly
 
     def _looked(self) -> Earlier:
@@ -148,6 +149,14 @@ class Attempt:
     def _planned(self) -> list[InstancePlan]:
         assert self.plans is not None, "`preflight` comes first"
         return self.plans
+
+
+def _renewed(root: Root, plan: InstancePlan) -> InstancePlan:
+    """The documents above a version as they are now: only under its soft lock is it certain which of them are to be made."""
+    parents = find_parents(root.engine.database, plan.publish, plan.request, create=root.settings.create_assets)
+    if isinstance(parents, Problem):
+        raise ValidationRefused([parents])
+    return attrs.evolve(plan, parents=parents)
 
 
 def _facts(request: PublishRequest) -> Document:

@@ -314,7 +314,12 @@ def is_tiles(path: str) -> bool:
 
 def is_sequence(files: Sequence[str]) -> bool:
     """Whether several plain paths are the frames of one sequence."""
-    return len(files) > 1 and len(set(files)) == len(files) and _sequence(files, None) is not None
+    return frames_of(files) is not None
+
+
+def frames_of(files: Sequence[str]) -> dict[int, str] | None:
+    """Several plain paths by frame, ascending; None when they are no sequence."""
+    return _sequence(files, None) if len(files) > 1 and len(set(files)) == len(files) else None
 
 
 def is_pattern(path: str) -> bool:

@@ -154,13 +154,14 @@ def name_sources(root: Root, instance: InstancePlan, sources: Sources, number: i
     else:
         names = root.layout.file_names(values, sources.frames, sources.udims)
     if sources.frames is not None:
-        values["frame"] = _frame_text(root, sources.frames[0])
+        values["frame"] = frame_text(root, sources.frames[0])
     if sources.udims is not None:
         values["udim"] = [str(udim) for udim in sources.udims]
     return Named(sources=sources, values=values, names=names)
 
 
-def _frame_text(root: Root, frame: int) -> str:
+def frame_text(root: Root, frame: int) -> str:
+    """A frame as templates and documents have it."""
     padding = int(root.layout.links.get("frame_padding", 4))
     return f"{frame:0{padding}d}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,7 @@ from integrator.journal.format import (
     Unstaged,
     encode_record,
     read_records,
+    read_timed,
 )
 from integrator.storage import Storage
 from integrator.testing import CrashingStorage, Fate, Killed
@@ -47,6 +49,8 @@ BEGAN = Began(format=FORMAT, transaction=ID, root_id="root", engine="0.1.0", plu
 
 #: What a journal of one version, one exchange and one effect held when format 1 was made, file names in Latin-1 included.
 GOLDEN = Path(__file__).parent / "golden" / "journal-1.journal"
+#: The same in format 2, whose records have times.
+GOLDEN_2 = Path(__file__).parent / "golden" / "journal-2.journal"
 GOLDEN_RECORDS: list[Record] = [
     Began(format=1, transaction=ID, root_id="f00d", engine="0.1.0", plugins=[["collect", "1.0"], ["integrate", "2.3"]]),
     FoldersMade(root="work", paths=["demo/sh010", "demo/sh010/publish"]),
@@ -75,6 +79,10 @@ GOLDEN_RECORDS: list[Record] = [
     Finished(),
     RolledBack(left=["demo/.nfs0001"]),
 ]
+GOLDEN_2_RECORDS: list[Record] = [
+    attrs.evolve(record, format=2) if isinstance(record, Began) else record for record in GOLDEN_RECORDS
+]
+GOLDEN_2_TIMES: list[float | None] = [1700000000.125 + n / 4 for n in range(len(GOLDEN_RECORDS))]
 
 
 def _encoded(records: list[Record]) -> bytes:
@@ -93,12 +101,36 @@ def _line(text: bytes) -> bytes:
 
 
 def test_the_golden_journal_reads_as_it_did_when_it_was_written() -> None:
-    assert read_records(GOLDEN.read_bytes()) == (GOLDEN_RECORDS, False)
+    assert read_timed(GOLDEN.read_bytes()) == (GOLDEN_RECORDS, [None] * len(GOLDEN_RECORDS), False)
+
+
+def test_the_golden_journal_with_times_reads_as_it_did_when_it_was_written() -> None:
+    assert read_timed(GOLDEN_2.read_bytes()) == (GOLDEN_2_RECORDS, GOLDEN_2_TIMES, False)
 
 
 def test_the_golden_journal_is_what_is_written_today() -> None:
     """A format that changed under the same number would make old programs misread new journals."""
-    assert _encoded(GOLDEN_RECORDS) == GOLDEN.read_bytes()
+    lines = [encode_record(record, n, time) for n, (record, time) in enumerate(zip(GOLDEN_2_RECORDS, GOLDEN_2_TIMES))]
+    assert b"".join(lines) == GOLDEN_2.read_bytes()
+
+
+def test_what_is_written_has_the_time_of_its_writing(tmp_path: Path) -> None:
+    (tmp_path / "journal").mkdir()
+    journals, before = Journals(Storage(), str(tmp_path)), time.time()
+    journal = journals.create(ID, BEGAN, 0o664)
+    journal.write(Committed())
+    journal.flush()
+    journal.close()
+    found = journals.read(ID).times
+    assert len(found) == 2
+    assert all(stamp is not None and before - 0.001 <= stamp <= time.time() + 0.001 for stamp in found)
+
+
+@pytest.mark.parametrize("wrong", ["true", '"now"', "-1", "1e300", "NaN", "[]"])
+def test_a_time_that_is_none_is_refused(wrong: str) -> None:
+    text = f'{{"seq":1,"kind":"committed","time":{wrong}}}'.encode()
+    with pytest.raises(JournalDamaged, match="time is no time"):
+        read_records(encode_record(BEGAN, 0) + b"%08x %s\n" % (zlib.crc32(text), text))
 
 
 def test_the_golden_journal_has_every_kind_of_record() -> None:
@@ -266,7 +298,7 @@ def test_the_first_record_must_say_what_it_is() -> None:
             read_records(_encoded([first]))
 
 
-@pytest.mark.parametrize("format", [0, 2, -1, 10**9])
+@pytest.mark.parametrize("format", [0, 3, -1, 10**9])
 def test_another_format_is_not_guessed_at(format: int) -> None:
     with pytest.raises(JournalDamaged, match="format"):
         read_records(_encoded([attrs.evolve(BEGAN, format=format), Committed()]))

@@ -18,7 +18,8 @@ from integrator.errors import IntegratorError, NotARoot, RequestRefused, SourceC
 PLUGINS = Path(__file__).parent.parent / "plugins"
 NAMES = [
     "CollectPublishRequest", "ValidateNames", "ValidateSources", "ValidateFrames", "ValidateSpace", "ValidateDestinations",
-    "ValidateSoftLocks", "ExtractThumbnail", "IntegrateVersions", "IntegrateThumbnail", "IntegrateCommit",
+    "ValidateSoftLocks", "ExtractThumbnail", "IntegrateVersions", "IntegrateThumbnail", "IntegrateReveal", "IntegrateCommit",
+    "IntegrateReport",
 ]  # fmt: skip
 
 

@@ -7,54 +7,17 @@ import os
 import re
 import shlex
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, TextIO
+
+from integrator.wording import duration, plural, shown, size, when
+
+__all__ = ["Console", "duration", "plural", "shown", "size", "when"]
 
 #: A command of ours inside a sentence; it gets the `--root` that this run was given, so that it can be pasted as it is.
 _OWN_COMMAND: Final = re.compile(
     r"\bintegrator (?=(?:publish|status|show|history|versions|path|blame|recover|rollback|check|sweep|lease|config|doctor)\b)"
 )
-
-
-def shown(text: object) -> str:
-    """Text with everything escaped that is not printable: control characters, line ends, bytes of names that are not UTF-8."""
-    plain = str(text)
-    return plain if plain.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in plain)
-
-
-def _escape(character: str) -> str:
-    code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that `surrogateescape` kept
-        return f"\\x{code - 0xDC00:02x}"
-    return character.encode("unicode_escape").decode("ascii")
-
-
-def when(moment: float | None) -> str:
-    """Unix time as local date and time."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment)) if moment else "-"
-
-
-def duration(length: float) -> str:
-    """Seconds for people."""
-    for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
-        if length >= 2 * unit:
-            return f"{length / unit:.0f} {name}"
-    return f"{length:.1f} s"
-
-
-def size(count: float) -> str:
-    """Bytes for people."""
-    for name in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {name}" if name == "B" else f"{count:.1f} {name}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
-def plural(count: int, word: str) -> str:
-    """``1 file``, ``2 files``."""
-    return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"
 
 
 def _laid_out(document: Any, encode: Callable[[Any], str]) -> str:

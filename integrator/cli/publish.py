@@ -17,11 +17,13 @@ from integrator.cli.failures import Bug, as_answer, exit_code, tell
 from integrator.cli.farms import FARM_ATTEMPTS, FARM_ATTEMPTS_PER_HOST, FARM_SETTLE, FARM_WAIT, farm
 from integrator.cli.plugins import add_plugin_path
 from integrator.cli.progress import Progress, progress
+from integrator.cli.reports import add_report_option, reported, write_report
 from integrator.errors import DifferentContent, IntegratorError, Interrupted, Unsettled, UsageError
 from integrator.results import PublishResult, failed
 
 if TYPE_CHECKING:
     from integrator.cli import Call
+    from integrator.report import PluginRun
     from integrator.request import PublishRequest
     from integrator.root import Root
 
@@ -74,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_retry_options(both)
     add_plugin_path(both)
+    add_report_option(both)
     both.add_argument("--dry-run", action="store_true", help="check everything, write nothing")
     both.add_argument("--workers", action=Once, metavar="N", type=count, help="threads that copy")
 
@@ -133,7 +136,8 @@ def carry_out(call: Call, root: Root, request: PublishRequest, *, on_farm: bool)
     """Publish a request that has a publish id, and give the answer whatever happens; returns the exit code."""
     started = time.monotonic()
     display, copied = progress(call.console), [0]
-    result = _publish(call, root, request, display, copied, on_farm)
+    runs: list[PluginRun] = []
+    result = _publish(call, root, request, display, copied, runs, on_farm)
     if result.error is not None:
         tell(result.error, call.console)
         result.error.next = call.console.command_line(result.error.next)
@@ -144,18 +148,19 @@ def carry_out(call: Call, root: Root, request: PublishRequest, *, on_farm: bool)
     for reason in result.left:
         call.console.say(f"  left where it is: {shown(reason)}")
     call.console.answer(result.document())
+    write_report(call, result, code, root=root, request=request, plugins=runs)
     return code
 
 
 @contextlib.contextmanager
 def opened(call: Call) -> Iterator[Root]:
-    """The publish root, with as many threads as the command line says."""
+    """The publish root, with as many threads as the command line says. What is raised meanwhile gets its report here."""
     from integrator.root import open_root
 
     workers = call.arguments.workers
     executor = ThreadPoolExecutor(workers) if workers else None
     try:
-        with open_root(call.root(), executor=executor, application="integrator publish") as root:
+        with reported(call), open_root(call.root(), executor=executor, application="integrator publish") as root:
             yield root
     finally:
         if executor is not None:
@@ -221,7 +226,7 @@ def read_request(name: str, console: Console) -> bytes:
 
 
 def _publish(
-    call: Call, root: Root, request: PublishRequest, display: Progress, copied: list[int], on_farm: bool
+    call: Call, root: Root, request: PublishRequest, display: Progress, copied: list[int], runs: list[PluginRun], on_farm: bool
 ) -> PublishResult:
     from integrator.attempt import Terms
     from integrator.plugin import runner
@@ -249,6 +254,10 @@ def _publish(
             display.update(done, total, count)
 
     def seen(outcome: Mapping[str, Any]) -> None:
+        if arguments.report is not None:
+            from integrator.plugin.runs import run_of
+
+            runs.append(run_of(outcome))
         plugins.tell(call.console, outcome)
         if decided:
             plugins.tell_late(call.console, outcome)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from integrator.cli.arguments import Once, count
 from integrator.cli.plugins import add_plugin_path
 from integrator.cli.publish import add_retry_options, carry_out, opened
+from integrator.cli.reports import add_report_option
 from integrator.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("transaction", metavar="TXID", help="the attempt (integrator status, or integrator history)")
     add_retry_options(parser.add_argument_group("waiting and trying"))
     add_plugin_path(parser)
+    add_report_option(parser)
     parser.add_argument("--workers", action=Once, metavar="N", type=count, help="threads that copy")
 
 

@@ -17,7 +17,7 @@ import attrs
 
 from integrator import storage
 from integrator.errors import StorageFailed
-from integrator.journal.format import Began, JournalDamaged, Record, encode_record, read_records
+from integrator.journal.format import Began, JournalDamaged, Record, encode_record, read_timed
 from integrator.storage import Storage
 
 _SUFFIX: Final = ".journal"
@@ -44,7 +44,7 @@ class Journal:
 
     def write(self, record: Record) -> None:
         """Add a record; it is in memory until the next `flush`, or until enough of them wait."""
-        line = encode_record(record, self._sequence)
+        line = encode_record(record, self._sequence, round(max(0.0, time.time()), 3))
         self._sequence += 1
         self._buffer.append(line)
         self._waiting += len(line)
@@ -83,6 +83,8 @@ class Content:
     records: tuple[Record, ...]
     #: Whether its end is cut short, or nothing of it is there.
     torn: bool
+    #: When each record was written, by the clock of its writer (Unix time); None where that was not kept.
+    times: tuple[float | None, ...] = ()
 
 
 class Journals:
@@ -123,12 +125,12 @@ class Journals:
         if len(content) > _LONGEST:  # not to be taken for a torn one: what is missing is there
             raise JournalDamaged(f"the journal of {transaction} is longer than {_LONGEST} bytes, which is more than can be read")
         try:
-            records, torn = read_records(content)
+            records, times, torn = read_timed(content)
         except JournalDamaged as error:
             raise JournalDamaged(f"the journal of {transaction} is damaged: {error}") from error
         if records and isinstance(records[0], Began) and records[0].transaction != transaction:
             raise JournalDamaged(f"the journal of {transaction} belongs to {records[0].transaction}")
-        return Content(records=tuple(records), torn=torn or not records)
+        return Content(records=tuple(records), torn=torn or not records, times=tuple(times))
 
     def read_ended(self, transaction: str) -> Content:
         """The records of an ended transaction, from the history. Raises `JournalDamaged`, `OSError` if it is not there."""
@@ -139,8 +141,8 @@ class Journals:
                 content = storage.read_file(transaction + _SUFFIX, at)
             except FileNotFoundError:
                 content = gzip.decompress(storage.read_file(f"{transaction}{_SUFFIX}.gz", at))
-        records, torn = read_records(content)
-        return Content(records=tuple(records), torn=torn)
+        records, times, torn = read_timed(content)
+        return Content(records=tuple(records), torn=torn, times=tuple(times))
 
     def unfinished(self) -> list[str]:
         """Ids of the transactions that have a journal here, in order of their start."""

@@ -2,12 +2,13 @@
 
 ::
 
-    1f3a5c77 {"seq":0,"kind":"began","format":1,"transaction":"...","root_id":"...",...}\\n
+    1f3a5c77 {"seq":0,"kind":"began","time":1700000000.125,"format":2,"transaction":"...","root_id":"...",...}\\n
     ^^^^^^^^ ^
     |        the record: one JSON object, UTF-8, without a newline inside
     CRC-32 (zlib) of the bytes of the JSON object, eight lower-case hex digits, then one space
 
 Every record has `seq` (0, 1, 2 ...) and `kind` (past tense); its other fields are those of the attrs class of that kind below.
+`time` (Unix time, seconds) is for people only: clocks differ and jump, so nothing is ever decided by it. Format 1 had no times.
 File names that are not UTF-8 are written as lone-surrogate escapes (``surrogateescape``). A last record that is cut short or
 fails its checksum is no record; a bad record that is followed by a good one is damage, and nothing in that journal is believed.
 
@@ -27,7 +28,9 @@ from integrator.encoding import decode, encode
 from integrator.errors import Stuck
 
 #: Version of the format above.
-FORMAT: Final = 1
+FORMAT: Final = 2
+#: All that can be read.
+_READABLE: Final = frozenset({1, FORMAT})
 
 
 @attrs.frozen(kw_only=True)
@@ -193,6 +196,8 @@ def _kind(cls: type) -> str:
 KINDS: Final[Mapping[str, type[Any]]] = {_kind(cls): cls for cls in get_args(Record)}
 _FIELDS: Final = {cls: tuple(field.name for field in attrs.fields(cls)) for cls in KINDS.values()}
 _NAMES: Final = {cls: kind for kind, cls in KINDS.items()}
+#: Unix time of the year 9999: no clock is later, and every calendar knows it.
+_LATEST: Final = 253_370_764_800
 _TYPES: Final[Mapping[str, type]] = {"int": int, "str": str, "list": list, "dict": dict}
 
 
@@ -202,11 +207,12 @@ class JournalDamaged(Stuck):
     code = "journal_damaged"
 
 
-def encode_record(record: Record, sequence: int) -> bytes:
-    """One line of the journal."""
+def encode_record(record: Record, sequence: int, time: float | None = None) -> bytes:
+    """One line of the journal; `time` is when it was written (Unix time)."""
     cls = type(record)
     fields = {name: getattr(record, name) for name in _FIELDS[cls]}
-    text = encode({"seq": sequence, "kind": _NAMES[cls], **fields})
+    stamp = {} if time is None else {"time": time}
+    text = encode({"seq": sequence, "kind": _NAMES[cls], **stamp, **fields})
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
@@ -215,21 +221,30 @@ def read_records(content: bytes) -> tuple[list[Record], bool]:
 
     Raises `JournalDamaged` for damage that is not at the end.
     """
+    records, _, torn = read_timed(content)
+    return records, torn
+
+
+def read_timed(content: bytes) -> tuple[list[Record], list[float | None], bool]:
+    """As `read_records`, with the time (Unix time, by its writer's clock) of each record; None where none was written."""
     records: list[Record] = []
+    times: list[float | None] = []
     torn = False
     for line in _lines(content):
-        record = _decode_line(line, len(records))
-        if record is None:
+        decoded = _decode_line(line, len(records))
+        if decoded is None:
             torn = True
         elif torn:
             raise JournalDamaged(f"record {len(records)} is damaged and others follow it")
         else:
+            record, time = decoded
             records.append(record)
+            times.append(time)
     if records and not isinstance(records[0], Began):
         raise JournalDamaged("the first record does not say what transaction this is")
-    if records and isinstance(records[0], Began) and records[0].format != FORMAT:
+    if records and isinstance(records[0], Began) and records[0].format not in _READABLE:
         raise JournalDamaged(f"it has format {records[0].format}, this program knows {FORMAT}")
-    return records, torn
+    return records, times, torn
 
 
 def _lines(content: bytes) -> Iterator[bytes]:
@@ -243,23 +258,31 @@ def _lines(content: bytes) -> Iterator[bytes]:
         start = end + 1
 
 
-def _decode_line(line: bytes, expected: int) -> Record | None:
-    """The record of a line, None if the line is not whole. Raises `JournalDamaged` for a whole line out of place."""
+def _decode_line(line: bytes, expected: int) -> tuple[Record, float | None] | None:
+    """The record of a line and its time, None if the line is not whole. Raises `JournalDamaged` for a whole line out of place."""
     if len(line) < 10 or line[8:9] != b" " or line[:8] != b"%08x" % zlib.crc32(line[9:]):
         return None
     try:
         fields = decode(line[9:])
         cls = KINDS[fields.pop("kind")]
         sequence = fields.pop("seq")
+        time = fields.pop("time", None)
         record: Record = cls(**fields)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise JournalDamaged(f"record {expected} cannot be understood: {error!r}") from error
     if type(sequence) is not int or sequence != expected:  # True and 1.0 equal 1, and nobody writes them
         raise JournalDamaged(f"record {sequence!r} stands where {expected} belongs")
-    wrong = _wrong_type(record) or _wrong_shape(record)
+    wrong = _wrong_time(time) or _wrong_type(record) or _wrong_shape(record)
     if wrong:
         raise JournalDamaged(f"record {expected}: {wrong}")
-    return record
+    return record, time
+
+
+def _wrong_time(time: Any) -> str:
+    """What is wrong with the time of a record, "" if nothing is."""
+    if time is None or (type(time) in (int, float) and 0 <= time < _LATEST):  # not true for NaN
+        return ""
+    return "time is no time"
 
 
 def _wrong_type(record: Record) -> str:

@@ -34,6 +34,15 @@ __all__ = [
     "arrange",
     "publication_of",
     "watch_loops",
+    "write_report",
 ]
+
+
+def write_report(publication: Publication, folder: str) -> str:
+    """Write the report of a publish that has ended into this folder; returns the path of the page."""
+    from integrator.plugin.runs import write_report as write  # half of the engine, for those who want one
+
+    return write(publication, folder)
+
 
 watch_loops()

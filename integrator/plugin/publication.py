@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from types import FrameType
@@ -113,6 +114,8 @@ class Publication:
         self.result: PublishResult | None = None
         #: What ended it, if it failed.
         self.failure: BaseException | None = None
+        #: Unix time.
+        self.started = time.time()
         #: Number of plugins of this context that run right now.
         self.executing = 0
         self._running = ("a plugin", "")
@@ -153,6 +156,11 @@ class Publication:
     def answer(self) -> PublishResult | None:
         """The answer, once there is nothing left to do."""
         return self.result
+
+    @property
+    def outcome(self) -> PublishResult | None:
+        """How it ended; None while it has not."""
+        return self.result or (failed(self._told(self.failure)) if self.failure is not None else None)
 
     def planned(self) -> PublishResult:
         """What would be published, after `survey`; nothing was written."""
