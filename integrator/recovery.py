@@ -269,6 +269,10 @@ def _carry_out(engine: Engine, document: Document, *, journal: bool, same_publis
         with contextlib.suppress(IntegratorError):  # only as long as we are its actor
             ledger.mark_stuck(engine.database, document, str(error))
         raise
+    except (IntegratorError, OSError):
+        with contextlib.suppress(IntegratorError):  # this process may live for days, and nobody waits for it
+            ledger.give_up(engine.database, document)
+        raise
     finally:
         engine.renewal.drop(document["_id"])
 

@@ -12,8 +12,9 @@ from integrator.plugin import PublishTransaction, TransactionalContextPlugin
 class IntegrateReveal(TransactionalContextPlugin):
     """Gives version directories their final names before the plugins behind it run, if the settings or an instance ask for it.
 
-    ``reveal = "early"`` in the settings, or ``instance.data["reveal"]``; one instance asks for all of them. The commit still comes last, and a failure withdraws them again; but for as
-    long as those plugins run, a reader of the bare file system sees what may yet be withdrawn.
+    ``reveal = "early"`` in the settings, or ``instance.data["reveal"]``; one instance asks for all of them. The commit still
+    comes last, and a failure withdraws them again; but for as long as those plugins run, a reader of the bare file system sees
+    what may yet be withdrawn.
     """
 
     label = "Reveal early"

@@ -16,7 +16,7 @@ class IntegrateThumbnail(TransactionalPlugin):
     """
 
     label = "Integrate thumbnail"
-    order = pyblish.api.IntegratorOrder + 0.01
+    order = pyblish.api.IntegratorOrder + 0.005  # before an early reveal, after which nothing is added
     policy = "best_effort"
 
     def integrate(self, instance: Any, transaction: PublishTransaction) -> None:

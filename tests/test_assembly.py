@@ -20,10 +20,12 @@ from integrator.errors import (
     Failed,
     IntegratorError,
     StagingChanged,
+    Unsettled,
     UsageError,
     ValidationRefused,
     VersionTaken,
 )
+from integrator.recovery import settle
 from integrator.root import Root
 
 #: Names that no file of a version may have.
@@ -256,6 +258,25 @@ def test_a_savepoint_that_cannot_be_rolled_back_to_dooms_the_publish(root: Root,
     with pytest.raises(IntegratorError, match="the tracker is away"):
         assembly.commit()
     assert studio.versions("main") == []
+
+
+def test_a_compensation_that_fails_again_is_tried_again_by_whoever_comes_next(root: Root, studio: Studio) -> None:
+    """A host lives for days: what it could not settle must not wait for its end."""
+    before, tries = studio.tree(), iter([OSError, OSError, OSError, None])
+
+    def compensate(arguments: Any, key: str, result: Any) -> None:
+        if (error := next(tries)) is not None:
+            raise error("the tracker is away")
+
+    root.register_effect("track", Effect(call=lambda arguments, key: key, compensate=compensate))
+    with pytest.raises(Unsettled) as caught, root.begin(project="demo") as assembly:
+        assembly.new_version(asset="hero", subset="main", family="model").write("a.txt", b"x")
+        assembly.effect("track", {})
+        raise ZeroDivisionError
+    outcomes = [settle(root.engine, caught.value.transaction).outcome for _ in range(3)]
+    assert outcomes == ["stuck", "stuck", "rolled_back"]
+    assert studio.tree() == before
+    assert studio.leftovers() == []
 
 
 @pytest.mark.parametrize("error", [OSError, EffectNotMade])

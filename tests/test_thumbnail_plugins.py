@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import os
 from collections.abc import Iterator
@@ -148,6 +149,15 @@ def test_the_answer_of_a_retry_names_it_too(studio: Studio, frames: str, monkeyp
     assert again["versions"] == first["versions"]
 
 
+def test_the_report_shows_it(studio: Studio, frames: str, tmp_path: Path) -> None:
+    context = pyblish.api.Context()
+    context.data.update(publishRoot=studio.path, publishRequest=request_of(studio, frames), publishReport=str(tmp_path / "out"))
+    pyblish.util.publish(context)
+    [page] = (tmp_path / "out").glob("*.html")
+    picture = Path(context.data["publishResult"]["versions"][0]["thumbnail"]).read_bytes()
+    assert base64.b64encode(picture).decode() in page.read_text()
+
+
 def test_an_asset_shows_what_was_published_last(studio: Studio, frames: str, tmp_path: Path) -> None:
     publish(studio, request_of(studio, frames))
     publish(studio, {**request_of(studio, paint(tmp_path / "blue.png", BLUE)), "publish_id": "second"})
@@ -214,7 +224,7 @@ def test_an_image_that_cannot_be_read_is_a_warning_if_somebody_named_it(
 
 def test_a_thumbnail_that_cannot_be_stored_is_a_warning_and_leaves_nothing(studio: Studio, frames: str) -> None:
     class Spoil(TransactionalPlugin):
-        order = pyblish.api.IntegratorOrder + 0.005
+        order = pyblish.api.IntegratorOrder + 0.002
 
         def integrate(self, instance: Any, transaction: Any) -> None:
             version = transaction.version(instance)

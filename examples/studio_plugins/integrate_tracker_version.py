@@ -57,7 +57,7 @@ def _ask(method: str, query: Mapping[str, Any], content: Mapping[str, Any] | Non
     # Not among the request's own headers, which tracebacks and debuggers show, and never sent on to another server.
     request.add_unredirected_header("Authorization", f"Bearer {_token()}")
     try:
-        with _opener().open(request, timeout=float(os.environ.get("TRACKER_TIMEOUT", "10"))) as answer:
+        with _opener().open(request, timeout=_patience()) as answer:
             read = answer.read(_MOST_BYTES)
         return json.loads(read) if read else None
     except urllib.error.HTTPError as error:
@@ -83,6 +83,13 @@ def _token() -> str:
     if not token or not token.isascii() or not token.isprintable():
         raise TrackerFailed("TRACKER_TOKEN is not set, or has characters that no token has")
     return token
+
+
+def _patience() -> float:
+    try:
+        return float(os.environ.get("TRACKER_TIMEOUT", "10"))
+    except ValueError:
+        raise TrackerFailed("TRACKER_TIMEOUT is no number of seconds") from None
 
 
 def _find(**query: Any) -> list[dict[str, Any]]:

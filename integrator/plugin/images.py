@@ -37,7 +37,7 @@ class _Candidate:
     colorspace: str
 
     def middle(self) -> Image:
-        return Image(path=self.paths[len(self.paths) // 2], colorspace=self.colorspace)
+        return Image(path=os.path.abspath(self.paths[len(self.paths) // 2]), colorspace=self.colorspace)
 
 
 def image_of(instance: Any) -> Image | None:
@@ -53,7 +53,7 @@ def _offered(data: Mapping[str, Any]) -> Image | None:
     for key in _OFFERED:
         path = data.get(key)
         if isinstance(path, str) and path:
-            return Image(path=os.path.join(data.get("stagingDir") or os.getcwd(), path))
+            return Image(path=os.path.abspath(os.path.join(data.get("stagingDir") or "", path)))
     return None
 
 
@@ -85,7 +85,7 @@ def _candidates(instance: Any) -> Iterator[_Candidate]:
     for entry in instance.data.get("representations") or ():
         folder = entry.get("stagingDir") or instance.data.get("stagingDir") or ""
         files = [entry["files"]] if isinstance(entry["files"], str) else entry["files"]
-        paths = [os.path.abspath(os.path.join(folder, name)) for name in files]
+        paths = [os.path.join(folder, name) for name in files]
         if paths:
             yield _Candidate(name=entry["name"], paths=paths, tags=entry.get("tags") or (), colorspace=_space(entry) or said)
 

@@ -145,6 +145,7 @@ class Publication:
         Raises as `Attempt.look`. An earlier run is compared with all of the request, whatever plugins switch off in it.
         """
         self._root, self.terms, self.request, self._asked = root, terms, request, request
+        root.engine.effects.update(_effects)
         attempt = Attempt(root, request, terms)
         answer = attempt.glance() if dry_run else attempt.look()
         if answer is not None:
@@ -177,6 +178,7 @@ class Publication:
         if self._root is None:
             path = os.path.abspath(self.context.data.get("publishRoot") or find_root())
             self._root, self._owned = open_root(path, application="pyblish"), True
+            self._root.engine.effects.update(_effects)  # settling an earlier run may need them, too
         return self._root
 
     def know(self, effects: Mapping[str, Effect]) -> None:

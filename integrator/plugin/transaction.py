@@ -75,7 +75,7 @@ class PublishTransaction:
     @property
     def reveals_early(self) -> bool:
         """What the settings say about that (`reveal`)."""
-        return self._publication.root().settings.reveal == "early"
+        return self._publication.root.settings.reveal == "early"
 
     @property
     def id(self) -> str:

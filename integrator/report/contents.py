@@ -213,6 +213,9 @@ def _staged(root: Root, document: Document, journal: Any) -> tuple[FileList, ...
 def _thumbnail(result: PublishResult) -> Thumbnail | None:
     if result.outcome not in _IN_PLACE:
         return None
+    for version in result.versions:
+        if version.thumbnail and (picture := _picture(*os.path.split(version.thumbnail))):
+            return picture
     for entry in (entry for version in result.versions for entry in version.representations):
         if entry.name.lower().startswith("thumb"):
             for name in entry.names:
