@@ -212,7 +212,7 @@ class Settings:
     )
     latest_link: bool = _setting(False, _YES_NO, _HOUSE, "whether a link `latest` leads to the highest version of a subset")
     reveal: str = _setting("late", _one_of("late", "early"), _HOUSE,
-                           "when other plugins find a version at its final path: after the commit, or before they run")  # fmt: skip
+                           "when other plugins find a version at its final path: after the commit, or earlier")  # fmt: skip
     symlink_outside: bool = _setting(False, _YES_NO, _HOUSE, "whether symbolic links may point outside the roots")
     file_mode: int = _setting(0o664, _MODE, _HOUSE, "mode of published files")
     folder_mode: int = _setting(0o2775, _MODE, _HOUSE, "mode of folders that a publish makes")
