@@ -367,6 +367,9 @@ class Transaction(Work):
             reason = f"{type(cause).__name__}: {cause}" if cause is not None else ""
             interrupted = isinstance(cause, _INTERRUPTIONS)
             ledger.start_rollback(self._engine.database, self.document, reason, interrupted=interrupted)
+            if self._journal is not None:
+                with contextlib.suppress(StorageFailed):  # how far it came, for people; what is undone is known without it
+                    self._journal.flush()
             # The reply to an extension may have been lost: what the database holds now is what must be released.
             self.document.update(self._engine.database.read(TRANSACTIONS, self.id) or {})
             recovery.undo(self._engine, self.document, self.evidence())

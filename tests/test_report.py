@@ -25,7 +25,7 @@ from studio import Studio
 import integrator
 from integrator import cli
 from integrator.engine import Effect
-from integrator.errors import Failed, InDoubt, Interrupted
+from integrator.errors import Failed, InDoubt, IntegratorError, Interrupted
 from integrator.journal.format import KINDS
 from integrator.report import SCHEMA, Attempt, Failure, FileList, Moment, PluginRun, Report, ReportedVersion, Thumbnail, Wanted
 from integrator.report.contents import Circumstances, gather
@@ -247,6 +247,24 @@ def test_a_bug_is_reported(place: Path, monkeypatch: pytest.MonkeyPatch) -> None
     [(document, page)] = reports(place).values()
     assert document["error"]["code"] == "bug"
     assert "&lt;oops&gt;" in page
+
+
+def test_an_error_that_names_no_transaction_is_reported_with_that_of_this_run(studio: Studio) -> None:
+    error = IntegratorError("a bug: ZeroDivisionError: oops")
+    answer = attrs.evolve(failed(error), outcome="rolled_back")
+    with studio.open() as root:
+        assert told(root, studio.request("job"), answer, 1).timeline == ()
+        with pytest.raises(ZeroDivisionError), root.begin(project="demo", publish_id="job") as assembly:
+            assembly.new_version(asset="hero", subset="main", family="model").write("a.txt", b"x")
+            raise ZeroDivisionError
+        report = told(root, studio.request("job"), answer, 1)
+    assert report.transaction == assembly.transaction.id
+    assert report.timeline[-1].kind == "rolled_back"
+    assert report.attempts == ()
+    with studio.open(owner=studio.dead) as other:  # another process had nothing to do with it
+        report = told(other, studio.request("job"), answer, 1)
+    assert (report.transaction, report.timeline) == ("", ())
+    assert [attempt.transaction for attempt in report.attempts] == [assembly.transaction.id]
 
 
 def test_a_resumed_publish_is_reported(place: Path) -> None:

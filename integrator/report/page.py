@@ -265,19 +265,19 @@ def _attempts(attempts: Sequence[Attempt]) -> Html | None:
         return None
     rows = [
         element(
-            "tr",
-            element("td", _date(attempt.started), class_="date"),
-            element("td", attempt.host),
-            element("td", attempt.error or "it was killed, or its process is gone", class_="message"),
-            element("td", attempt.transaction, class_="name digest soft"),
+            "li",
+            element("span", _date(attempt.started), class_="soft"),
+            element("span", attempt.host),
+            element("span", attempt.error or "it was killed, or its process is gone", class_="message"),
+            element("span", attempt.transaction, class_="name soft"),
         )
         for attempt in attempts[-_ATTEMPTS:]
     ]
-    head = [element("th", name) for name in ("started", "on", "why it failed")]
-    table = element("table", element("tr", head, element("th", "transaction", class_="digest")), rows)
     rest = more(len(attempts) - _ATTEMPTS, "attempt")
     counted = sum(attempt.counts for attempt in attempts)
-    return section("Attempts before this one", f"{len(attempts)}, {counted} of them count", [*rest, table])
+    return section(
+        "Attempts before this one", f"{len(attempts)}, {counted} of them count", [*rest, element("ol", rows, class_="attempts")]
+    )
 
 
 def _notes(report: Report) -> Html | None:

@@ -121,6 +121,9 @@ def _recorded(timed: Sequence[Timed], document: Document, mask: Mask) -> Iterato
     for (kind, _), group in groupby(timed, key=_alike):
         entries = list(group)
         times = [time for _, time in entries if time is not None]
+        if kind == "committed" and document.get("committed"):  # the record is written after it
+            yield _told(document["committed"], kind, "the verdict: committed")
+            continue
         text = _text([record for record, _ in entries], finals, effects, mask)
         if text:
             yield Moment(time=times[-1] if times else None, kind=kind, text=text, clock="journal")
