@@ -209,7 +209,7 @@ class Root(Reader):
 
 
 def create_root(
-    path: str,
+    path: str | os.PathLike[str],
     *,
     database: str = "",
     templates: Mapping[str, str] | None = None,
@@ -223,7 +223,7 @@ def create_root(
     whatever the umask of whoever made it. `state` is the folder for settings, journals and database if that is not to be in the
     root. Raises `UsageError`, `SettingsRefused`, `RootRefused`, `OSError`.
     """
-    path = os.path.abspath(from_here(path))
+    path = os.path.abspath(from_here(os.fspath(path)))
     if shared != bool(group):
         raise UsageError("a shared root needs the group that shares it", next=f"integrator init {path} --shared --group GROUP")
     if is_root(path):
@@ -243,7 +243,7 @@ def create_root(
     return open_root(path)
 
 
-def open_root(path: str, *, executor: Executor | None = None, application: str = "") -> Root:
+def open_root(path: str | os.PathLike[str], *, executor: Executor | None = None, application: str = "") -> Root:
     """Open the publish root at `path`.
 
     `executor` runs the copying (any `concurrent.futures.Executor`, not closed here); by default threads of this process.
@@ -256,7 +256,7 @@ def open_root(path: str, *, executor: Executor | None = None, application: str =
     from integrator.leases import Watcher, this_process
     from integrator.renewal import Renewal
 
-    path = os.path.abspath(from_here(path))
+    path = os.path.abspath(from_here(os.fspath(path)))
     state, source = open_state(path)
     settings = _survey([source]).settings()
     url = database_url(settings, state)
@@ -277,12 +277,12 @@ def open_root(path: str, *, executor: Executor | None = None, application: str =
     return Root(path, engine, own, source)
 
 
-def open_reader(path: str) -> Reader:
+def open_reader(path: str | os.PathLike[str]) -> Reader:
     """Open the publish root at `path` for reading; the right to read it is enough.
 
     Raises `NotARoot`, `RootRefused`, `SettingsRefused`, `DatabaseFailed`, `DatabaseDamaged`, `NewerDatabase`.
     """
-    path = os.path.abspath(from_here(path))
+    path = os.path.abspath(from_here(os.fspath(path)))
     state, source = open_state(path)
     settings = _survey([source]).settings()
     return Reader(path, settings, connect_reader(database_url(settings, state), settings.root_id), source)

@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
@@ -53,6 +53,9 @@ from integrator.encoding import Packed, decode, encode
 from integrator.errors import Conflict, DatabaseFailed, IntegratorError, Unanswered
 from integrator.model import Document
 from integrator.storage import Storage
+
+if TYPE_CHECKING:
+    from integrator.root import Root
 
 # --- the database in memory -----------------------------------------------------------------------------------------
 
@@ -299,6 +302,27 @@ class CrashingStorage(Storage):
 
     def _error(self) -> BaseException:
         return Killed() if self.fate.dead else OSError(self.fate.error, os.strerror(self.fate.error), "(injected)")
+
+
+def open_fated(path: str | os.PathLike[str], fate: Fate) -> Root:
+    """Open a publish root whose calls `fate` counts, fails or kills.
+
+    Everything runs in one thread, and without the child that renews leases. Whoever opens the root next takes its owner for dead.
+    """
+    from integrator.journal import Journals
+    from integrator.leases import this_process
+    from integrator.renewal import Renewal
+    from integrator.root import open_root
+
+    root = open_root(path)
+    engine = root.engine
+    engine.executor = None
+    engine.renewal = Renewal("", engine.settings.lease)
+    engine.owner = attrs.evolve(this_process("integrator.testing"), started=1)
+    engine.storage = CrashingStorage(fate)
+    engine.journals = Journals(engine.storage, engine.journals.path)
+    engine.database = CrashingDatabase(engine.database, fate)
+    return root
 
 
 def _fated(name: str) -> Callable[..., Any]:

@@ -179,9 +179,15 @@ class Publication:
 
     @property
     def root(self) -> Root:
-        """The publish root: ``context.data["publishRoot"]``, else the one that the command line would use."""
-        if self._root is None:
-            path = os.path.abspath(self.context.data.get("publishRoot") or find_root())
+        """The publish root: ``context.data["publishRoot"]`` (a path, or one that its caller has opened and closes), else the one
+        that the command line would use.
+        """
+        given = self.context.data.get("publishRoot")
+        if self._root is None and isinstance(given, Root):
+            self._root = given
+            self._root.engine.effects.update(_effects)
+        elif self._root is None:
+            path = os.path.abspath(given or find_root())
             self._root, self._owned = open_root(path, application="pyblish"), True
             self._root.engine.effects.update(_effects)  # settling an earlier run may need them, too
         return self._root
