@@ -45,7 +45,14 @@ class Amendment:
         self._before = found[0]
         parts = root.documents(project, {"type": "representation", "parent": self._before["_id"]})
         self._published: Mapping[str, Document] = by_name(parts)
-        self._merged: list[Document] = []
+        self._completed: list[Document] | None = None
+
+    @property
+    def _merged(self) -> list[Document]:
+        """The representations that the request names, as they will be."""
+        if self._completed is not None:
+            return self._completed
+        return [self._merge(fresh) for fresh in self._version.representations]
 
     @property
     def document(self) -> Document:
@@ -57,7 +64,7 @@ class Amendment:
     def complete(self) -> None:
         """Link what stays. Raises `ValidationRefused` for files that would take the place of others, `StorageFailed`."""
         staged = set(self._version.staging.names())
-        self._merged = [self._merge(fresh) for fresh in self._version.representations]
+        self._completed = self._merged
         self._refuse_taken(staged)
         named = {self._inside(file) for old in self._replaced() for file in old["files"]}
         wanted = {self._inside(file) for merged in self._merged for file in merged["files"]}

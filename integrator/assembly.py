@@ -26,6 +26,7 @@ from integrator.bulk import carried_out, change_of
 from integrator.database import PROJECT, Delete, Ensure, Insert, Replace, Update, choices, field, id_text, matches
 from integrator.documents import Stamp, find_parents
 from integrator.errors import Conflict, DifferentContent, ExpectationFailed, Problem, UsageError, ValidationRefused
+from integrator.fill import fill
 from integrator.harvest import Harvest, leftovers
 from integrator.hero import follow
 from integrator.layout import collision_key
@@ -473,6 +474,15 @@ class OpenVersion(Version):
         names = (self._root.layout.file_name({**values, "output": output}) for output in outputs)
         name = next(name for name in names if collision_key(name) not in used)
         self.describe_thumbnail(name, self.staging.write(name, content))
+
+    @_step
+    def fill(self, representation: str, number: int) -> None:
+        """Add to a sequence the frames of an earlier version that it lacks, as links under the names of this version.
+
+        For a publish of a few frames that were rendered again. Raises `UsageError` if one of the two is no such sequence.
+        """
+        filled = fill(self._root, self, representation, number)
+        self._taken[filled["name"]] = [os.path.basename(file["path"]) for file in filled["files"]]
 
     def forget_unstaged(self) -> None:
         """Drop the representations whose files a savepoint took back."""

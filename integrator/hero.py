@@ -7,7 +7,7 @@ two are exchanged after the verdict, and the old one is kept in the trash. Files
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from integrator.amend import contents, staged_contents
@@ -18,7 +18,7 @@ from integrator.errors import Problem, ValidationRefused
 from integrator.layout import STAGING_MARK, collision_key
 from integrator.ledger import Plan
 from integrator.model import Directory, Document, Place, object_id
-from integrator.pointers import by_name, numbers, replacement
+from integrator.pointers import by_name, numbers, renamed, replacement
 from integrator.preflight import InstancePlan, trash_folder
 from integrator.representations import extension
 from integrator.root import Root
@@ -36,9 +36,9 @@ def follow(root: Root, transaction: Transaction, version: Version) -> None:
 
     Raises `ValidationRefused` for names that cannot be, `StorageFailed`.
     """
-    if version.instance.request.hero:
+    if version.hero:
         stage_hero(root, transaction, version)
-    if root.settings.latest_link and version.instance.request.amend is None:
+    if version.latest:
         _link_latest(root, transaction, version)
 
 
@@ -142,7 +142,7 @@ def _representations(
                 "_id": found["_id"] if found else object_id(),
                 "parent": hero["_id"],
                 "context": values,
-                "files": Packed.of(_renamed(files, there, rootless)),
+                "files": Packed.of(renamed(files, there, rootless)),
                 "data": data,
             }
         )
@@ -156,13 +156,6 @@ def _names(root: Root, entry: Document, values: Document, inside: Sequence[str])
     if frames is not None:
         return root.layout.hero_file_names(values, list(map(int, frames)), None)
     return [root.layout.hero_file_name({**values, "ext": extension(name)}) for name in inside]
-
-
-def _renamed(files: Sequence[Document], names: Sequence[str], folder: str) -> Iterator[Document]:
-    base = object_id()["$oid"][:18]
-    for n, (file, name) in enumerate(zip(files, names)):
-        hashed = f"{os.path.basename(name).replace('.', ',')}|{file['hash'].partition('|')[2]}"
-        yield {**file, "_id": {"$oid": f"{base}{n:06x}"}, "path": f"{folder}/{name}", "hash": hashed}
 
 
 def _resources(version: Version, folder: str) -> list[Document]:

@@ -8,13 +8,13 @@ document ever names a file that is not there.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from integrator.database import Change, Delete, Update
 from integrator.encoding import Packed
 from integrator.layout import collision_key
-from integrator.model import Document
+from integrator.model import Document, object_id
 from integrator.representations import extension
 
 #: What of a representation that exists already is written anew; what other programs added to it stays.
@@ -90,3 +90,11 @@ def replacement(
 def by_name(representations: Iterable[Document]) -> Mapping[str, Any]:
     """Representations by what their names have in common with others that nobody may tell apart."""
     return {collision_key(str(document["name"])): document for document in representations}
+
+
+def renamed(files: Sequence[Document], names: Sequence[str], folder: str) -> Iterator[Document]:
+    """Entries of `files` for links to the same files, under other names in a rootless folder."""
+    base = object_id()["$oid"][:18]
+    for n, (file, name) in enumerate(zip(files, names)):
+        hashed = f"{os.path.basename(name).replace('.', ',')}|{file['hash'].partition('|')[2]}"
+        yield {**file, "_id": {"$oid": f"{base}{n:06x}"}, "path": f"{folder}/{name}", "hash": hashed}

@@ -258,6 +258,9 @@ class Version:
         self.resources: list[Document] = []
         #: Its thumbnail as a resource, and the document of it; None without one.
         self.thumbnail: tuple[Document, Document] | None = None
+        #: Whether the hero version follows, and the link `latest`, when everything was added.
+        self.hero = instance.request.hero
+        self.latest = root.settings.latest_link and instance.request.amend is None
         self._amendment: Amendment | None = None
         if instance.request.amend is not None:
             self._amendment = Amendment(root, self)

@@ -9,6 +9,8 @@ Read are the keys that OpenPype's collectors and extractors fill in, and AYON's 
 ``family``, ``productType``           family; ``families`` are the further ones
 ``task``, ``anatomyData["task"]``     task, by its name or as {"name", "type", "short"}
 ``version``                           the version number; without it the next one
+``amend``                             the published version that gets some other files
+``fillFrom``                          the version whose frames are taken for those that a sequence lacks
 ``versionData``, ``fps`` ...          stored with the version
 ``publish``, ``active``               False leaves the instance out
 ``representations``                   what is published, each {"name", "ext", "files", "stagingDir", ...}
@@ -73,7 +75,9 @@ def describe(instance: Any) -> dict[str, Any]:
         found["task"] = (
             {"name": task} if isinstance(task, str) else {k: task[k] for k in ("name", "type", "short") if task.get(k)}
         )
-    if data.get("version") is not None:
+    if data.get("amend") is not None:
+        found["amend"] = int(data["amend"])
+    elif data.get("version") is not None:
         found["version"] = int(data["version"])
     return found
 
@@ -186,6 +190,8 @@ def bring_in(instance: Any, version: OpenVersion) -> None:
     for entry in representations(instance):
         if not entry.get("published_files"):
             version.bring(sources_of(instance, entry))
+            if instance.data.get("fillFrom") is not None:
+                version.fill(entry["name"], int(instance.data["fillFrom"]))
 
 
 def tell(instance: Any, version: OpenVersion) -> None:
@@ -202,7 +208,7 @@ def tell(instance: Any, version: OpenVersion) -> None:
             "anatomy_data": document["context"],
             "published_files": files[document["name"]],
         }
-        for document in version.representations
+        for document in version.final_representations()
     }
 
 
