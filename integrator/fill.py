@@ -17,7 +17,7 @@ def fill(root: Root, version: Version, name: str, number: int) -> Document:
 
     Raises `UsageError` if one of the two is no sequence, `StorageFailed`.
     """
-    own = by_name(version.representations).get(collision_key(name))
+    own: Document | None = by_name(version.representations).get(collision_key(name))
     project, subset = version.instance.publish.project, version.instance.parents.subset
     found = root.documents(project, {"type": "version", "parent": subset["_id"], "name": number}, limit=1)
     others = root.documents(project, {"type": "representation", "parent": found[0]["_id"]}) if found else []
