@@ -139,7 +139,7 @@ def _watch_tests() -> None:
         return
 
     def seeing(**state: Any) -> Any:
-        see_loop(state["ordersWithError"])
+        see_loop(state.get("ordersWithError"))
         return test(**state)
 
     seeing.sees_loops = True  # type: ignore[attr-defined]

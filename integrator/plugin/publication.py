@@ -76,7 +76,10 @@ def remembered_effects() -> Mapping[str, Effect]:
 
 def see_loop(token: Any) -> None:
     """Note the loop that runs in this thread; `token` lives as long as it does, and nowhere else."""
-    _loop.token = weakref.ref(token)
+    try:
+        _loop.token = weakref.ref(token)
+    except TypeError:  # loops from before pyblish 1.3 have a list, whose end nobody can see
+        _loop.token = lambda: None
 
 
 def _forget(context_id: str) -> None:
