@@ -146,7 +146,7 @@ def _look_at_all(root: Root, request: PublishRequest, promised: Sequence[str]) -
         if plan is not None:
             plans.append(plan)
     _check_moves(root, plans, problems)
-    if not problems:
+    if not any(problem.kind == "destinations" for problem in problems):  # else there is nowhere to ask for space
         plans, needs = _survey(root, plans, problems)
         _check_space(needs, problems)
     if problems:

@@ -36,4 +36,4 @@ class ExtractThumbnail(pyblish.api.InstancePlugin):
         try:
             instance.data["thumbnailContent"] = thumbnail.make_thumbnail(image.path, colorspace=image.colorspace)
         except ThumbnailFailed as error:
-            self.log.warning("%s", error)
+            self.log.warning(error.message)  # a record that held the error itself would keep the whole loop alive

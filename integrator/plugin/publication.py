@@ -145,13 +145,18 @@ class Publication:
         Raises as `Attempt.look`. An earlier run is compared with all of the request, whatever plugins switch off in it.
         """
         self._root, self.terms, self.request, self._asked = root, terms, request, request
-        root.engine.effects.update(_effects)
+        root.engine.effects.update(_effects)  # what an earlier run left may have to be compensated first
         attempt = Attempt(root, request, terms)
         answer = attempt.glance() if dry_run else attempt.look()
         if answer is not None:
             self._answer(answer)
         self._earlier = attempt.earlier
         return answer
+
+    @property
+    def transaction_id(self) -> str:
+        """Id of the transaction, "" while there is none."""
+        return self._assembly.transaction.id if self._assembly is not None else ""
 
     def answer(self) -> PublishResult | None:
         """The answer, once there is nothing left to do."""
@@ -425,8 +430,7 @@ class Publication:
         if isinstance(error, IntegratorError):
             return error
         told = PluginFailed(*self._running, error)
-        if self._assembly is not None:
-            told.transaction = self._assembly.transaction.id
+        told.transaction = self.transaction_id
         return told
 
     def conclude(self, context: Any, log: Any) -> None:

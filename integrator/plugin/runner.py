@@ -127,9 +127,11 @@ def run(
         result = _run(publication, request, root, pipeline, terms, dry_run, observer)
     except BaseException as error:
         first = publication.fail(error)
-        if first is error:
-            raise
-        raise first from error
+        if first is not error and isinstance(first, IntegratorError):
+            raise first from error
+        if isinstance(error, IntegratorError):
+            error.transaction = error.transaction or publication.transaction_id
+        raise
     finally:
         publication.end()
     return result
