@@ -71,7 +71,8 @@ def make_thumbnail(path: str, *, colorspace: str = "", patience: float = _PATIEN
     except (OSError, ValueError) as error:
         raise ThumbnailFailed(path, str(error)) from error
     if done.returncode or not done.stdout.startswith(b"\xff\xd8") or len(done.stdout) > _MOST_BYTES:
-        lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        said = done.stderr.decode("utf-8", "replace").replace(f" ({path})", "").replace(f'"{path}"', "it")
+        lines = said.strip().splitlines()
         died = f"the library that reads it was stopped by signal {-done.returncode}" if done.returncode < 0 else ""
         raise ThumbnailFailed(path, died or (lines[-1] if lines else "no image came of it"))
     return done.stdout
@@ -100,10 +101,14 @@ class _Unreadable(Exception):
     pass
 
 
+def _first_line(said: str) -> str:
+    return said.strip().partition("\n")[0]
+
+
 def _seen(image: ImageBuf) -> ImageBuf:
     """The image, if the call that made it succeeded."""
     if image.has_error:
-        raise _Unreadable(image.geterror().strip().replace("\n", " "))
+        raise _Unreadable(_first_line(image.geterror()))
     return image
 
 
@@ -113,7 +118,7 @@ def _read(path: str) -> tuple[ImageBuf, Callable[[ImageBuf, str], ImageBuf]]:
 
     image = oiio.ImageBuf(path)
     if not image.read(0, 0, True, oiio.FLOAT):
-        raise _Unreadable(image.geterror().strip().replace("\n", " ") or "it is no image")
+        raise _Unreadable(_first_line(image.geterror()) or "it is no image")
     show = _tone_mapped if image.nativespec().format.basetype in (oiio.HALF, oiio.FLOAT, oiio.DOUBLE) else _encoded
     if image.spec().deep:
         image = _seen(oiio.ImageBufAlgo.flatten(image))

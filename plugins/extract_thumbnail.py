@@ -38,4 +38,5 @@ class ExtractThumbnail(pyblish.api.InstancePlugin):
         try:
             instance.data["thumbnailContent"] = thumbnail.make_thumbnail(image.path, colorspace=image.colorspace)
         except ThumbnailFailed as error:
-            self.log.log(logging.WARNING if image.named else logging.INFO, "%s", error)
+            # The text alone: a record that held the error itself would keep the whole loop alive.
+            self.log.log(logging.WARNING if image.named else logging.INFO, error.message)

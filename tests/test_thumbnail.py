@@ -236,6 +236,7 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path: Path, kind: str) -> N
     assert caught.value.reason
     assert "\n" not in caught.value.message
     assert "Traceback" not in caught.value.message
+    assert caught.value.message.count(str(path)) == 1
 
 
 def test_an_image_that_never_comes_is_given_up(tmp_path: Path) -> None:

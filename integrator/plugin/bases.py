@@ -112,4 +112,5 @@ def _try(plugin: Any, publication: Publication, subject: Any, instances: list[An
         raise
     except Exception as error:
         publication.roll_back_to(point, error)
-        plugin.log.warning("%s failed, and is left out: %s", type(plugin).__name__, error)
+        # As text: a record that held the error would keep its frames, and with them the whole loop, alive.
+        plugin.log.warning("%s failed, and is left out: %s", type(plugin).__name__, str(error))
