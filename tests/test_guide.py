@@ -113,6 +113,15 @@ def test_every_block_is_known() -> None:
     assert len(PLUGINS) == 9
 
 
+def test_every_file_and_command_that_is_named_exists() -> None:
+    from integrator.cli import COMMANDS
+
+    files = re.findall(r"`((?:tests|examples)/[\w./]+)`", GUIDE) + re.findall(r"\]\(\.\./([\w./]+)\)", GUIDE)
+    assert len(files) >= 3
+    assert [path for path in files if not (HOME / path).exists()] == []
+    assert set(re.findall(r"`integrator (\w+)", GUIDE)) <= set(COMMANDS)
+
+
 def test_the_transactional_plugin_is_ten_lines() -> None:
     text = (HOME / "examples/studio_plugins/integrate_review.py").read_text()
     lines = [line for line in text.split('"""', 2)[2].splitlines() if line.strip()]
