@@ -15,6 +15,7 @@ import pytest
 
 from integrator import cli
 from integrator.cli.console import Console
+from integrator.cli.failures import as_answer, exit_code
 from integrator.cli.signals import Interruptions
 from integrator.errors import Interrupted
 
@@ -216,3 +217,15 @@ def test_an_interrupt_that_met_deaf_code_is_raised_again() -> None:
         Deaf().__del__  # noqa: B018 - dropped at once
         time.sleep(5)
     assert interrupted.value.signal_number == signal.SIGTERM
+
+
+def test_an_interrupt_while_a_class_is_made_is_told_as_one() -> None:
+    class Attribute:
+        def __set_name__(self, owner: type, name: str) -> None:
+            raise Interrupted(signal.SIGTERM)
+
+    with pytest.raises((Interrupted, RuntimeError)) as raised:
+        type("Made", (), {"attribute": Attribute()})
+    told = as_answer(raised.value, Console(json=False, command="publish"))
+    assert isinstance(told, Interrupted)
+    assert exit_code(told) == 143
