@@ -33,8 +33,9 @@ class Bug(IntegratorError):
 
 def as_answer(error: BaseException, console: Console) -> IntegratorError:
     """The error that a user is told of, for anything that was raised."""
-    if isinstance(error, RuntimeError) and isinstance(error.__cause__, Interrupted):
-        error = error.__cause__  # until Python 3.11 this is what becomes of it in `__set_name__`, while a module is loaded
+    met = error.__cause__ or error.__context__
+    if isinstance(error, (KeyError, RuntimeError)) and isinstance(met, Interrupted):
+        error = met  # what Python makes of it at the start of a thread, and, until 3.11, while a class is made
     if isinstance(error, Interrupted):
         if not console.publishes:
             error.message, error.next = "Interrupted. What was done so far stays done; it can be run again.", ""
