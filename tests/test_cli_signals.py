@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 
 from integrator import cli
 from integrator.cli.console import Console
+from integrator.cli.failures import as_answer, exit_code
 from integrator.cli.signals import Interruptions
 from integrator.errors import Interrupted
 
@@ -216,3 +219,37 @@ def test_an_interrupt_that_met_deaf_code_is_raised_again() -> None:
         Deaf().__del__  # noqa: B018 - dropped at once
         time.sleep(5)
     assert interrupted.value.signal_number == signal.SIGTERM
+
+
+def test_an_interrupt_while_a_class_is_made_is_told_as_one() -> None:
+    class Attribute:
+        def __set_name__(self, owner: type, name: str) -> None:
+            raise Interrupted(signal.SIGTERM)
+
+    with pytest.raises((Interrupted, RuntimeError)) as raised:
+        type("Made", (), {"attribute": Attribute()})
+    told = as_answer(raised.value, Console(json=False, command="publish"))
+    assert isinstance(told, Interrupted)
+    assert exit_code(told) == 143
+
+
+@pytest.mark.parametrize("first", ["thread", "caller"])
+def test_an_interrupt_at_the_start_of_a_thread_is_told_as_one(
+    first: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    name = next(name for name in ("_start_joinable_thread", "_start_new_thread") if hasattr(threading, name))
+    begin = getattr(threading, name)
+
+    def interrupted(*arguments: Any, **options: Any) -> None:
+        with contextlib.nullcontext() if first == "thread" else threading._active_limbo_lock:  # type: ignore[attr-defined]
+            begin(*arguments, **options)
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(threading, name, interrupted)
+    with Interruptions(Console(json=False, command="publish"), restore=True):
+        with pytest.raises((Interrupted, KeyError)) as raised:
+            threading.Thread(target=time.sleep, args=(0.0,)).start()
+        time.sleep(0.1)
+    assert isinstance(as_answer(raised.value, Console(json=False, command="publish")), Interrupted)
+    assert "Traceback" not in capfd.readouterr().err

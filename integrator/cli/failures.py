@@ -33,6 +33,9 @@ class Bug(IntegratorError):
 
 def as_answer(error: BaseException, console: Console) -> IntegratorError:
     """The error that a user is told of, for anything that was raised."""
+    met = error.__cause__ or error.__context__
+    if isinstance(error, (KeyError, RuntimeError)) and isinstance(met, Interrupted):
+        error = met  # what Python makes of it at the start of a thread, and, until 3.11, while a class is made
     if isinstance(error, Interrupted):
         if not console.publishes:
             error.message, error.next = "Interrupted. What was done so far stays done; it can be run again.", ""

@@ -76,6 +76,8 @@ class Interruptions:
 
     def _lost(self, what: sys.UnraisableHookArgs) -> None:
         """What was raised met code whose exceptions nobody sees, as callbacks at the end of an import: raise it again, later."""
+        if self.number and isinstance(what.exc_value, KeyError) and "thread" in (what.err_msg or ""):
+            return  # a thread whose start was interrupted is not listed any more, and stumbles over that
         if not isinstance(what.exc_value, Interrupted):
             self._hook(what)
         elif not self._settled:
