@@ -75,8 +75,8 @@ class Attempt:
         return earlier.answer
 
     def glance(self) -> PublishResult | None:
-        """The answer of an earlier run that is finished; settles nothing and writes nothing."""
-        self.earlier = glance(self.root, self.publish_id)
+        """The answer of an earlier run that is finished; settles nothing and writes nothing. Raises `DifferentContent`."""
+        self.earlier = glance(self.root, self.publish_id, self.asked)
         return self.earlier.answer
 
     def preflight(self) -> None:

@@ -123,9 +123,11 @@ def check_budget(attempts: list[Document], budget: Budget, host: str) -> None:
     raise error
 
 
-def glance(root: Root, publish_id: str) -> Earlier:
-    """The answer of an earlier run that is finished, or a reservation; settles nothing."""
+def glance(root: Root, publish_id: str, request: PublishRequest) -> Earlier:
+    """The answer of an earlier run that is finished, or a reservation; settles nothing. Raises `DifferentContent`."""
     document = find(root, publish_id) or {}
+    if document.get("state") in (State.FINISHED.value, State.RESERVED.value):
+        _check_content(document, publish_id, request)
     if document.get("state") == State.FINISHED.value:
         return Earlier(answer=of_transaction(root, document, "already_published"))
     return Earlier(reservation=document if document.get("state") == State.RESERVED.value else None)

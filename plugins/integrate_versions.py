@@ -7,7 +7,7 @@ from typing import Any
 import pyblish.api
 
 from integrator.plugin import PublishTransaction, TransactionalPlugin
-from integrator.plugin.instances import bring_in, is_publishable, tell
+from integrator.plugin.instances import bring_in, is_active, is_publishable, tell
 
 
 class IntegrateVersions(TransactionalPlugin):
@@ -22,8 +22,8 @@ class IntegrateVersions(TransactionalPlugin):
 
     def integrate(self, instance: Any, transaction: PublishTransaction) -> None:
         """Stage every file. Raises subclasses of `IntegratorError`."""
-        if not is_publishable(instance):
-            self.log.debug("has no asset or no subset, and is not published")
+        if not is_active(instance) or not is_publishable(instance):
+            self.log.debug("is switched off, left to a farm, or has no asset or no subset: it is not published")
             return
         version = transaction.version(instance)
         version.stage()

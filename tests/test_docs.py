@@ -220,7 +220,7 @@ def test_the_examples_in_python_run_as_they_are(place: Path, capsys: pytest.Capt
     import pyblish.api
 
     examples = blocks(README, "python")
-    assert len(examples) == 4
+    assert len(examples) == 5
     namespace = {"request": example_request(place), "__name__": "example"}
     try:
         for example in examples:

@@ -480,12 +480,34 @@ def test_a_list_is_a_sequence_even_with_one_frame_and_tiles_are_tiles(studio: St
 
 def test_instances_that_are_switched_off_or_say_not_what_they_are_stay_out(studio: Studio) -> None:
     register()
-    for off in ({"publish": False}, {"active": False}, {"subset": None}):
+    ways: list[dict[str, Any]] = [{"publish": False}, {"active": False}, {"subset": None}, {"farm": True}]
+    for number, off in enumerate(ways, 1):
         context, before = shaped(studio, **off), state(studio)
         pyblish.util.publish(context)
         assert errors(context) == []
         assert "publishResult" not in context.data
         assert state(studio) == before
+        context.create_instance("on").data.update(shaped(studio, subset="renderOn")[0].data)
+        context.data.pop("results")
+        pyblish.util.publish(context)
+        assert [(entry["subset"], entry["version"]) for entry in context.data["publishResult"]["versions"]] == [
+            ("renderOn", number)
+        ]
+
+
+def test_the_same_publish_id_with_another_request_is_refused(studio: Studio) -> None:
+    published(studio)
+    before = state(studio)
+    other = context_of(studio, studio.request("job", comment="something else"))
+    pyblish.util.publish(other)
+    assert isinstance(errors(other)[0], DifferentContent)
+    assert state(studio) == before
+
+
+def test_the_journal_of_a_foreign_loop_names_its_plugins_too(studio: Studio) -> None:
+    context = published(studio)
+    names = [name for name, _ in studio.transaction(context.data["publishResult"]["transaction"])["plugins"]]
+    assert {"CollectPublishRequest", "IntegrateVersions", "IntegrateCommit"} <= set(names)
 
 
 def test_a_publish_id_publishes_once_without_a_request_too(studio: Studio) -> None:

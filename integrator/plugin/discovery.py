@@ -15,7 +15,7 @@ import pyblish.logic
 
 from integrator.errors import IntegratorError
 from integrator.plugin.bases import IntegrateCommit, TransactionalContextPlugin, TransactionalPlugin
-from integrator.plugin.publication import find_publication, remember_effects, see_loop
+from integrator.plugin.publication import find_publication, remember_effects, remember_plugins, see_loop
 from integrator.root import find_root, read_settings
 
 #: From this order on a plugin runs after the commit, unless it says otherwise.
@@ -60,6 +60,7 @@ def arrange(plugins: list[Any], late: Collection[str] | None = None) -> None:
             above = order if not after else after[-1].order
             after.append(plugin if plugin.order > above else _copied(plugin, order=math.nextafter(above, math.inf)))
     plugins[:] = [*before, _copied(commit, order=order), *after]
+    remember_plugins(plugins)
 
 
 @functools.cache
@@ -139,7 +140,7 @@ def _watch_tests() -> None:
         return
 
     def seeing(**state: Any) -> Any:
-        see_loop(state["ordersWithError"])
+        see_loop(state.get("ordersWithError"))
         return test(**state)
 
     seeing.sees_loops = True  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ Read are the keys that OpenPype's collectors and extractors fill in, and AYON's 
 ``task``, ``anatomyData["task"]``     task, by its name or as {"name", "type", "short"}
 ``version``                           the version number; without it the next one
 ``versionData``, ``fps`` ...          stored with the version
-``publish``, ``active``               False leaves the instance out
+``publish``, ``active``, ``farm``     switched off, or to be published by a farm: left out
 ``representations``                   what is published, each {"name", "ext", "files", "stagingDir", ...}
 ====================================  ==================================================================================
 """
@@ -43,8 +43,9 @@ _FRAME: Final = re.compile(r"(?P<head>.*?)(?P<frame>(?:(?<=[._])-)?[0-9]+)(?P<ta
 
 
 def is_active(instance: Any) -> bool:
-    """Whether an instance is switched on."""
-    return instance.data.get("publish") is not False and instance.data.get("active") is not False
+    """Whether an instance is switched on, and not left to a farm."""
+    data = instance.data
+    return data.get("publish") is not False and data.get("active") is not False and not data.get("farm")
 
 
 def is_publishable(instance: Any) -> bool:

@@ -44,6 +44,8 @@ _log: Final = logging.getLogger("integrator.plugin")
 _publications: Final[dict[str, Publication]] = {}
 #: Effects of every plugin that was ever discovered or run here, by name.
 _effects: Final[dict[str, Effect]] = {}
+#: Name and version of the plugins that were discovered last.
+_discovered: Final[list[tuple[str, str]]] = []
 _loop: Final = threading.local()
 #: Loops of pyblish that end before the commit: what they opened goes on in the next one.
 _STAGES: Final = {getattr(pyblish.util, f"{name}_iter").__code__ for name in ("collect", "validate", "extract", "integrate")}
@@ -74,9 +76,22 @@ def remembered_effects() -> Mapping[str, Effect]:
     return _effects
 
 
+def remember_plugins(plugins: Iterable[Any]) -> None:
+    """Note which plugins take part in the publishes that follow."""
+    _discovered[:] = names_of(plugins)
+
+
+def names_of(plugins: Iterable[Any]) -> list[tuple[str, str]]:
+    """Name and version of plugins."""
+    return [(plugin.__name__, ".".join(map(str, plugin.version))) for plugin in plugins]
+
+
 def see_loop(token: Any) -> None:
     """Note the loop that runs in this thread; `token` lives as long as it does, and nowhere else."""
-    _loop.token = weakref.ref(token)
+    try:
+        _loop.token = weakref.ref(token)
+    except TypeError:  # loops from before pyblish 1.3 have a list, whose end nobody can see
+        _loop.token = lambda: None
 
 
 def _forget(context_id: str) -> None:
@@ -107,7 +122,7 @@ class Publication:
         self._owned = False
         #: The request that was collected, before anything was switched off; None without one.
         self.request: PublishRequest | None = None
-        self.terms = Terms()
+        self.terms = Terms(plugins=tuple(_discovered))
         #: What all plugins get.
         self.transaction = PublishTransaction(self)
         #: The answer, once there is nothing left to do.
@@ -281,9 +296,10 @@ class Publication:
     def glance(self) -> None:
         """Know the answer of an earlier run that is finished; writes nothing."""
         attempt = self.attempt()
-        if attempt is not None and (answer := attempt.glance()) is not None:
-            attempt.earlier = None
-            self._answer(answer)
+        with contextlib.suppress(DifferentContent):  # something may yet be switched off; `survey` tells
+            if attempt is not None and (answer := attempt.glance()) is not None:
+                self._answer(answer)
+        self._attempt = None
 
     def _answer(self, result: PublishResult) -> None:
         self.result = result

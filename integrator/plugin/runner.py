@@ -18,7 +18,7 @@ from integrator.engine import Effect
 from integrator.errors import IntegratorError, PluginFailed, Problem, UsageError, ValidationRefused
 from integrator.plugin.bases import IntegrateCommit
 from integrator.plugin.discovery import arrange, is_shipped, runs_after_commit, shipped_folder
-from integrator.plugin.publication import Publication, publication_of, remembered_effects
+from integrator.plugin.publication import Publication, names_of, publication_of, remembered_effects
 from integrator.request import PublishRequest
 from integrator.results import PublishResult
 from integrator.root import Root
@@ -38,10 +38,6 @@ class Pipeline:
     before: Sequence[Any]
     #: Those after it; their failure is a warning.
     after: Sequence[Any]
-
-    def names(self) -> list[tuple[str, str]]:
-        """Name and version of every plugin."""
-        return [(plugin.__name__, ".".join(map(str, plugin.version))) for plugin in [*self.before, *self.after]]
 
 
 @attrs.frozen(kw_only=True)
@@ -147,8 +143,9 @@ def _run(
     observer: Observer,
 ) -> PublishResult:
     # Somebody may have come with this publish id before; then there may be nothing left to do, and no plugin runs.
-    terms = attrs.evolve(terms, plugins=pipeline.names())
-    answer = publication.use(root, terms, request, dry_run=dry_run)
+    answer = publication.use(
+        root, attrs.evolve(terms, plugins=names_of([*pipeline.before, *pipeline.after])), request, dry_run=dry_run
+    )
     if answer is not None:
         return answer
     # Collectors and validators tell all that is wrong before anything is written.
