@@ -27,6 +27,7 @@ from integrator.database import PROJECT, Delete, Ensure, Insert, Replace, Update
 from integrator.documents import Stamp, find_parents
 from integrator.errors import Conflict, DifferentContent, ExpectationFailed, Problem, UsageError, ValidationRefused
 from integrator.harvest import Harvest, leftovers
+from integrator.hero import follow
 from integrator.layout import collision_key
 from integrator.ledger import Plan
 from integrator.model import Document, Place, State, new_id, object_id
@@ -39,7 +40,7 @@ from integrator.root import Root
 from integrator.staging import Progress, StagingDirectory
 from integrator.transaction import Savepoint, Transaction
 from integrator.transfer import Facts
-from integrator.versions import Named, Version, claimed_numbers, frame_text, name_files, name_sources, planner
+from integrator.versions import Named, Version, claimed_numbers, name_files, name_sources, planner
 
 _Step = TypeVar("_Step", bound=Callable[..., Any])
 
@@ -66,6 +67,8 @@ class Assembly:
         self._wait = wait
         self.transaction = transaction
         self.versions: list[OpenVersion] = []
+        #: Those whose documents are known to the transaction.
+        self._completed: list[OpenVersion] = []
         self._stamp = Stamp.now(transaction.id, str(transaction.document["publish_id"]))
         self._harvest = harvest
         #: The answer, once the block has ended well.
@@ -131,7 +134,7 @@ class Assembly:
 
         Raises `ValidationRefused` for names that are the same.
         """
-        numbers = claimed_numbers(self.transaction.document)
+        numbers = claimed_numbers(self.transaction.document, plans)
         for plan, staging, number in zip(plans, self.transaction.staging, numbers):
             assert staging is not None
             version = OpenVersion(self._root, plan, staging, number, self._stamp, self.transaction, self._harvest)
@@ -145,13 +148,37 @@ class Assembly:
         _refuse_empty(self.transaction, kept)
         if self._harvest is not None:
             self._harvest.discard()
-        for version in kept:
-            self.transaction.change(*version.changes())
+        self._complete()
         document = self.transaction.commit({"versions": [version.summary() for version in kept]})
         published = tuple(version.published() for version in kept)
         left = tuple(document.get("left") or ())
         self.result = PublishResult(transaction=self.transaction.id, outcome="published", versions=published, left=left)
         return self.result
+
+    def reveal(self) -> None:
+        """Give everything that was added its final name now, minutes before the verdict perhaps; a failure still withdraws it.
+
+        For programs that want to find a version at its final path while it is being published. Nothing can be added to the
+        versions afterwards. Raises as `commit`.
+        """
+        self.transaction.refuse_doomed()
+        _refuse_empty(self.transaction, self._kept())
+        self._complete()
+        self.transaction.reveal()
+
+    def _complete(self) -> None:
+        """Give every version what follows from what was added: files that stay, hero version, link, documents."""
+        try:
+            for version in self._kept():
+                if version not in self._completed:
+                    version.complete()
+                    follow(self._root, self.transaction, version)
+                    self.transaction.change(*version.changes())
+                    self.transaction.point(*version.pointers())
+                    self._completed.append(version)
+        except BaseException as error:
+            self.transaction.roll_back(error)
+            raise
 
     # --- adding ---------------------------------------------------------------------------------------------------
 
@@ -179,7 +206,7 @@ class Assembly:
         used = frozenset(self.transaction.document["claims"])
         [staging] = self.transaction.extend(planner(self._root, [plan], used), wait=self._wait)
         claims = self.transaction.document["claims"]
-        number = claims[staging.directory.claim][1]
+        number = claims[staging.directory.claim][1] if staging.directory.claim else plan.request.amend or 0
         version = OpenVersion(self._root, plan, staging, number, self._stamp, self.transaction, self._harvest)
         self.versions.append(version)
         return version
@@ -373,12 +400,20 @@ class OpenVersion(Version):
             family=self._plan.request.family,
             version=self.number,
             path=folder,
-            representations=tuple(
-                PublishedRepresentation(name=name, folder=folder, names=list(names)) for name, names in self._taken.items()
-            ),
+            representations=tuple(self._published(folder)),
             resources=len(self._plan.resources),
             thumbnail=os.path.join(folder, os.path.basename(self.thumbnail[0]["path"])) if self.thumbnail else "",
         )
+
+    def _published(self, folder: str) -> Iterator[PublishedRepresentation]:
+        if self._plan.request.amend is None:
+            yield from (
+                PublishedRepresentation(name=name, folder=folder, names=list(names)) for name, names in self._taken.items()
+            )
+            return
+        for document in self.final_representations():  # with the files that stay
+            names = [file["path"].removeprefix(f"{self.rootless}/") for file in document["files"]]
+            yield PublishedRepresentation(name=document["name"], folder=folder, names=names)
 
     def copy(self, path: str, representation: str = "", **options: Any) -> None:
         """Copy a file or sequence (`representations.resolve` tells the patterns); options are those of a representation."""
@@ -509,7 +544,7 @@ class OpenVersion(Version):
         kind = representation or extension(names[0]) or "file"
         values = {**self.values, "representation": kind, "ext": extension(names[0])}
         if frame is not None:
-            values["frame"] = frame_text(self._root, frame)
+            values["frame"] = self._root.layout.frame_text(frame)
         self._taken[kind] = tuple(names)
         self.describe(kind, values, names, facts, literal=True)
 

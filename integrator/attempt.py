@@ -17,7 +17,7 @@ from integrator.harvest import Harvest, leftovers
 from integrator.leases import Held
 from integrator.ledger import lease_rows
 from integrator.model import Document, Owner, new_id
-from integrator.preflight import InstancePlan, preflight
+from integrator.preflight import InstancePlan, preflight, sources_digest
 from integrator.request import PublishRequest, repeatable
 from integrator.results import PublishResult
 from integrator.retry import Budget, Earlier, check_budget, glance, look, promised
@@ -39,6 +39,8 @@ class Terms:
     settle: float | None = None
     #: How often the publish id may be tried; None for what the settings say.
     budget: Budget | None = None
+    #: What to do when the publish id was used for other content: refuse, or amend.
+    on_changed: str = "refuse"
     #: Called as the work goes on.
     watch: Watch | None = None
     #: Name and version of everything that takes part; the journal begins with it.
@@ -67,7 +69,8 @@ class Attempt:
 
         Raises `DifferentContent`, `Busy`, `Unsettled`, `BudgetUsedUp`.
         """
-        earlier = self.earlier = look(self.root, self.publish_id, self.asked, wait=self._terms.wait)
+        amend = self._terms.on_changed == "amend"
+        earlier = self.earlier = look(self.root, self.publish_id, self.asked, wait=self._terms.wait, amend=amend)
         if earlier.answer is None:
             settings = self.root.settings
             budget = self._terms.budget or Budget(attempts=settings.attempts, per_host=settings.attempts_per_host)
@@ -92,7 +95,7 @@ class Attempt:
                 next=f"integrator show {reservation['_id']}",
             )
         settle = self.root.settings.settle if self._terms.settle is None else self._terms.settle
-        self.plans = preflight(self.root, self.request, promised(self.root, reservation), settle=settle)
+        self.plans = preflight(self.root, self._wanted(self.request), promised(self.root, reservation), settle=settle)
 
     def planned(self) -> PublishResult:
         """What would be published: numbers and names."""
@@ -121,10 +124,12 @@ class Attempt:
         Raises `Busy`, `VersionTaken`, `ValidationRefused`, `Failed`.
         """
         root, plans, earlier = self.root, self._planned(), self._looked()
+        # Of everything that was asked for, or of nothing: a later run with this publish id compares it.
+        sources = sources_digest(root, plans) if len(plans) == len(self.asked.instances) else ""
         facts = {
-            "purpose": "publish", "publish_id": self.publish_id, "fingerprint": self.asked.fingerprint(),
-            "project": self.request.project, "attempts": earlier.attempts, "request": repeatable(self.asked),
-            "plugins": list(self._terms.plugins),
+            "purpose": "publish", "publish_id": earlier.publish_id or self.publish_id, "fingerprint": self.asked.fingerprint(),
+            "sources": sources, "project": self.request.project, "attempts": earlier.attempts,
+            "request": repeatable(self._wanted(self.asked)), "plugins": list(self._terms.plugins),
         }  # fmt: skip
         try:
             if earlier.reservation is not None:
@@ -141,6 +146,12 @@ class Attempt:
             assembly = Assembly(root, transaction, _facts(self.request), self._terms.wait, harvest)
             assembly.take_up([_renewed(root, plan) for plan in plans], _progress(transaction, plans, self._terms.watch))
             return assembly
+
+    def _wanted(self, request: PublishRequest) -> PublishRequest:
+        """The request, with the versions that are to be amended."""
+        numbers = dict(zip((entry.place for entry in self.asked.instances), self._looked().amends))
+        instances = (attrs.evolve(entry, version=None, amend=numbers[entry.place]) for entry in request.instances)
+        return attrs.evolve(request, instances=tuple(instances)) if numbers else request
 
     def _looked(self) -> Earlier:
         assert self.earlier is not None, "`look` comes first"

@@ -96,7 +96,7 @@ def _project(root: Root, collection: str, documented: set[str], checksums: bool)
     representations = database.find(collection, {"type": "representation"}, without="files")
     versions: set[str] = set()
     missing: set[str] = set()
-    for document in database.find(collection, {"type": "version"}):
+    for document in database.find(collection, {"type": ("version", "hero_version")}):
         versions.add(document["_id"]["$oid"])
         folder = queries.rooted(root, _ours(document).get("folder", ""))
         documented.add(folder)

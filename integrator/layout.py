@@ -475,6 +475,11 @@ class Layout:
         """As `file_names`, for the folder of a hero version."""
         return self._names("hero_file", values, frames, udims)
 
+    def frame_text(self, frame: int) -> str:
+        """A frame as it stands in the name of a file: put into the template as text, it gives that name again."""
+        specs = [key.spec for key in _keys(self._templates["file"]._nodes) if key.name == "frame"]
+        return _padding(specs[0] if specs else f"0>{self.links.get('frame_padding', LINKS['frame_padding'])}")(frame)
+
     def path_template(self) -> str:
         """The template of a published path, inner links solved (`data.template` of a representation)."""
         return f"{self._templates['folder'].solved}/{self._templates['file'].solved}"
@@ -494,6 +499,12 @@ class Layout:
             return None
         number = int(match[1])
         return number if _fill(nodes, {"version": number}) == folder_name else None
+
+    def is_hero_folder(self, path: str) -> bool:
+        """Whether a path below a root can be the folder of a hero version (or its staging directory)."""
+        parts = path.split("/")
+        text = _plain_text(self._components["hero_folder"][-1])
+        return parts[-1].partition(STAGING_MARK)[0] == text and self._ends_like(parts, self._components["hero_folder"])
 
     def _place(self, which: str, values: Mapping[str, object]) -> Place:
         root = self._templates[which].solved.partition("[")[2].partition("]")[0]

@@ -14,13 +14,14 @@ publish that adopts it is rolled back, None once it was given back.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
 
 from integrator import leases
-from integrator.database import CLAIMS, LEASES, TRANSACTIONS, Change, Database, Delete, Insert, Now, Update
+from integrator.database import CLAIMS, LEASES, POINTERS, TRANSACTIONS, Change, Database, Delete, Insert, Now, Replace, Update
+from integrator.encoding import Packed
 from integrator.errors import Conflict, LeaseLost
 from integrator.layout import STAGING_MARK
 from integrator.model import UNSETTLED, Directory, Document, Owner, State, check_transition, new_id
@@ -219,11 +220,17 @@ def lease_lost(found: Mapping[str, Any]) -> LeaseLost:
 
 
 def verdict(
-    database: Database, document: Document, changes: Sequence[Change], finish: Sequence[Document], summary: Document
+    database: Database,
+    document: Document,
+    changes: Sequence[Change],
+    finish: Sequence[Document],
+    summary: Document,
+    pointers: Sequence[Document] = (),
 ) -> None:
     """The commit point. The document turns to `committed` in the same commit as `changes`; `finished` if nothing is left to do.
 
-    Every lease row and claim is written, on the condition that it is ours.
+    Every lease row and claim is written, on the condition that it is ours. `pointers` (see `work.Work.point`) are kept until the
+    transaction is finished.
     """
     transaction, tokens, claims = document["_id"], document["leases"], document["claims"]
     check_transition(State.OPEN, State.COMMITTED)
@@ -234,6 +241,7 @@ def verdict(
             _owned(document, State.OPEN, decided | {"state": State.COMMITTED.value}),
             *leases.fences(tokens, transaction),
             *held,
+            *(Insert(collection=POINTERS, document=row) for row in _pointer_rows(transaction, pointers)),
         ]
     else:
         check_transition(State.COMMITTED, State.FINISHED)
@@ -242,6 +250,49 @@ def verdict(
         ours = [_owned(document, State.OPEN, ended), *unbroken, *_released_claims(claims, transaction)]
     database.commit([*ours, *changes])
     document.update(decided, state=State.COMMITTED.value if finish else State.FINISHED.value)
+
+
+def _pointer_rows(transaction: str, pointers: Sequence[Document]) -> Iterator[Document]:
+    """One row for each pointer; a long array of its document stays one, outside of it."""
+    for n, pointer in enumerate(pointers):
+        made = pointer["document"] or {}
+        long = {name: value for name, value in made.items() if isinstance(value, Packed)}
+        row = {**pointer, "_id": f"{transaction}/{n:04d}", "transaction": transaction, "long": list(long)}
+        if long:
+            row["document"] = {name: value for name, value in made.items() if name not in long}
+        yield {**long, **row}
+
+
+def pointer_changes(database: Database, document: Document) -> list[Change]:
+    """The changes that make the pointer documents of a committed transaction complete, as these are now, and drop their rows."""
+    changes: list[Change] = []
+    for row in database.find(POINTERS, {"transaction": document["_id"]}):
+        collection, id = row["collection"], row["id"]
+        found = database.read(collection, id)
+        if row["document"] is not None:
+            made = row["document"] | {name: row[name] for name in row["long"]}
+            if found is None:
+                changes.append(Insert(collection=collection, document=made))
+            else:
+                whole = _with_fields(found, made, row["set"])
+                changes.append(Replace(collection=collection, id=id, expect=found, document=whole))
+        elif found is not None:
+            changes.append(Delete(collection=collection, id=id, expect={}))
+        changes.append(Delete(collection=POINTERS, id=row["_id"], expect={}))
+    return changes
+
+
+def _with_fields(found: Document, made: Document, fields: Sequence[Sequence[str]]) -> Document:
+    """`found` with these fields (each a path) as `made` has them; everything else stays as it is."""
+    whole = dict(found)
+    for *outer, last in fields:
+        table, source = whole, made
+        for part in outer:
+            inner = table.get(part)
+            table[part] = dict(inner) if isinstance(inner, Mapping) else {}
+            table, source = table[part], source[part]
+        table[last] = source[last]
+    return whole
 
 
 def finished(database: Database, document: Document, pointers: Sequence[Change], left: Sequence[str]) -> None:
@@ -395,7 +446,9 @@ def _handed_on(document: Document) -> list[Change]:
     """The changes that let a reservation go on under the id of its successor."""
     successor = document["successor"]
     directories = [
-        {**entry, "staging": f"{entry['final']}{STAGING_MARK}{successor}", "reserved": ""} for entry in document["directories"]
+        {**entry, "staging": f"{entry['final']}{STAGING_MARK}{successor}", "reserved": ""}
+        for entry in document["directories"]
+        if not entry.get("exchanged")
     ]
     kept = ("schema", "reserved_by", "expires", "reservation", "publish_id", "purpose", "project", "root_id", "folders", "claims")
     reservation = {

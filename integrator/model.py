@@ -95,6 +95,8 @@ class Directory:
     claim: str
     #: Staging path that was promised when the version was reserved, and that its files are taken from; "" if none was.
     reserved: str = ""
+    #: Whether it takes the place of what has its final name (hero, amended version): by an exchange, after the verdict.
+    exchanged: bool = False
 
     @property
     def parent(self) -> str:

@@ -118,7 +118,8 @@ def undo_directory(
             # The path first, then what the adopter made of it: it may be on its way. A renderer may have made the path anew.
             _captured(engine, actor, f"p{index}", directory.reserved, parent, private)
             _captured(engine, actor, f"r{index}", "", None, private)
-        if not _captured(engine, actor, str(index), directory.staging, parent, private) and parent is not None:
+        captured = _captured(engine, actor, str(index), directory.staging, parent, private)
+        if not captured and parent is not None and not directory.exchanged:  # those get their final name after the verdict only
             withdrawn = _withdraw(engine, directory, proof, parent, private, mine)
             if not withdrawn and proof.identity is not None and storage.exists(directory.final.rpartition("/")[2], parent):
                 return [f"{directory.final}{FOREIGN}"]
@@ -403,21 +404,42 @@ def finish_exchange(engine: Engine, actor: Actor, plan: Document, root_fd: int) 
     """Put the new content in place and the old one into the trash; whatever was done already stays done.
 
     `plan`: {"number", "root", "path", "private", "identity", "replaces"}; the last two are [inode, born, size] of the new content
-    and of what was there when the transaction prepared ([] for nothing). Raises `Overtaken`, `Stuck`, `OSError`.
+    and of what was there when the transaction prepared ([] for nothing). A directory has `index` and `staged`, its staging path,
+    too. Raises `Overtaken`, `Stuck`, `OSError`.
     """
-    thing = f"x{plan['number']}"
+    parent_path, _, name = plan["path"].rpartition("/")
+    is_directory = "staged" in plan
+    thing = str(plan["index"]) if is_directory else f"x{plan['number']}"
     mine = actor.private(thing)
-    with storage.folder(plan["private"], root_fd) as private:
-        names = [exchange_base(actor.transaction, plan["number"]), *(actor.private(thing, n) for n in actor.earlier)]
-        if not (storage.exists(mine, private) or any(rename_away(engine, name, private, mine, private) for name in names)):
-            return  # exchanged before, and the old content is in the trash
-        parent_path, _, name = plan["path"].rpartition("/")
-        with storage.folder(parent_path, root_fd) as parent:
+    with storage.folder(plan["private"], root_fd) as private, storage.folder(parent_path, root_fd) as parent:
+        if is_directory:
+            _fence(engine, actor, plan, private)
+        base = plan["staged"] if is_directory else exchange_base(actor.transaction, plan["number"])
+        # Without anything to capture it was exchanged before, and the old content is in the trash: perhaps not durably.
+        if _captured(engine, actor, thing, base, parent if is_directory else private, private):
             if not _exchanged(mine, private, name, parent, plan):
                 _swap_in(engine, actor, plan, mine, private, name, parent)
             _to_trash(engine, actor, mine, private, plan)
-            engine.storage.sync(parent)
-            engine.storage.sync(private)
+        engine.storage.sync(parent)
+        engine.storage.sync(private)
+        with contextlib.suppress(FileNotFoundError), storage.folder(actor.transaction, private) as trash:
+            engine.storage.sync(trash)
+
+
+def _fence(engine: Engine, actor: Actor, plan: Document, private: int) -> None:
+    """Occupy the names to which earlier actors would rename the old directory where no exchange is possible.
+
+    One that wakes up after this cannot take away what is in place by then: no directory can be renamed onto a file.
+    """
+    with _trash(engine, actor, private) if actor.earlier else contextlib.nullcontext(-1) as trash:
+        for number in actor.earlier:
+            with contextlib.suppress(FileExistsError):
+                os.close(engine.storage.create(_away(plan, number), engine.settings.file_mode, trash))
+
+
+def _away(plan: Document, number: int) -> str:
+    """Name in the trash of this transaction for an old directory that an actor renames away."""
+    return f"{plan['number']}.{plan['path'].rpartition('/')[2]}.{number}"
 
 
 def _exchanged(mine: str, private: int, name: str, parent: int, plan: Document) -> bool:
@@ -464,9 +486,29 @@ def _swap(engine: Engine, actor: Actor, plan: Document, mine: str, private: int,
     except OSError as error:
         if error.errno not in storage.NOT_SUPPORTED:
             raise
+    if "staged" in plan:
+        return _swap_by_renames(engine, actor, plan, mine, private, name, parent)
     # Without an exchange, a file is still replaced in one instant: its old content gets a second name first.
     _keep_in_trash(engine, actor, plan, name, parent, private)
     return engine.storage.replace(mine, private, name, parent)
+
+
+def _swap_by_renames(engine: Engine, actor: Actor, plan: Document, mine: str, private: int, name: str, parent: int) -> None:
+    """Replace a directory where no exchange is possible (NFS, FUSE): for a moment nothing has its name."""
+    away = _away(plan, actor.number)
+    with _trash(engine, actor, private) as trash:
+        try:
+            engine.storage.rename(name, parent, away, trash)
+        except OSError:
+            if _is_fenced(away, trash):
+                raise Overtaken from None
+            raise
+        engine.storage.sync(trash)
+    engine.storage.rename(mine, private, name, parent)
+
+
+def _is_fenced(name: str, trash: int) -> bool:
+    return storage.exists(name, trash) and not _is_folder(name, trash)
 
 
 def _to_trash(engine: Engine, actor: Actor, mine: str, private: int, plan: Document) -> None:
@@ -480,7 +522,10 @@ def _keep_in_trash(engine: Engine, actor: Actor, plan: Document, name: str, pare
     with _trash(engine, actor, private) as trash:
         kept = f"{plan['number']}.{name}"
         if not storage.exists(kept, trash):
-            engine.storage.link(name, kept, trash, parent)
+            if stat.S_ISLNK(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+                engine.storage.symlink(os.readlink(name, dir_fd=parent), kept, trash)
+            else:
+                engine.storage.link(name, kept, trash, parent)
             engine.storage.sync(trash)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import os
 import stat
 import time
@@ -14,7 +15,7 @@ import attrs
 
 from integrator import mounts, storage
 from integrator.documents import Parents, context, find_parents
-from integrator.errors import NotThere, Problem, RequestRefused, ValidationRefused
+from integrator.errors import IntegratorError, NotThere, Problem, RequestRefused, ValidationRefused
 from integrator.model import Document
 from integrator.representations import EMPTY, Sources, file_problem, resolve
 from integrator.request import InstanceRequest, PublishRequest
@@ -106,6 +107,30 @@ def preflight(root: Root, request: PublishRequest, promised: Sequence[str] = (),
         time.sleep(_LOOK_AGAIN)
 
 
+def sources_digest(root: Root, plans: Iterable[InstancePlan]) -> str:
+    """Hex digest of every source by path, size and modification time: to tell whether something was rendered again since.
+
+    "" where a source is moved away: what is there later has nothing to do with it.
+    """
+    plans = list(plans)
+    if any(_way(root, sources) == "move" for plan in plans for sources in plan.sources):
+        return ""
+    digest = hashlib.blake2b(digest_size=16)
+    for paths, looked in _looked(plans):
+        digest.update("\0".join(paths).encode("utf-8", "surrogateescape"))
+        digest.update(looked.sizes.tobytes())
+        digest.update(looked.source_times.tobytes())
+    return digest.hexdigest()
+
+
+def present_sources(root: Root, request: PublishRequest) -> str:
+    """The digest of the sources as they are now; "" if the request could not be published from them any more."""
+    try:
+        return sources_digest(root, _look_at_all(root, request, ()))
+    except IntegratorError:
+        return ""  # moved away, cleaned up, never here
+
+
 def _is_rendered_by_others(plans: Iterable[InstancePlan]) -> bool:
     """Whether files in a reserved directory are somebody else's: whether they are being written cannot be asked then."""
     first = [sources.paths[0] for plan in plans for sources in plan.sources if sources.promised]
@@ -159,7 +184,7 @@ def _refuse_what_is_not_there_yet(request: PublishRequest) -> None:
     problems = [
         Problem(f"$.instances[{n}].{name}", "is not supported by this version of integrator")
         for n, instance in enumerate(request.instances)
-        for name, used in (("amend", instance.amend is not None), ("hero", instance.hero), ("template", instance.template))
+        for name, used in (("template", instance.template),)
         if used
     ]
     if problems:

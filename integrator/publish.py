@@ -28,16 +28,20 @@ def publish(
     watch: Watch | None = None,
     settle: float | None = None,
     budget: Budget | None = None,
+    on_changed: str = "refuse",
 ) -> PublishResult:
     """Publish a request, or do nothing at all; durable when it returns.
 
     `wait` is how many seconds to wait for a busy soft lock, `settle` how many for sources that appear late. With `dry_run`
     everything is checked and nothing written. `budget` is how often a publish id may be tried. Both are by default what the
-    settings say. Raises a subclass of `errors.IntegratorError`; its `outcome` says what became of the publish.
+    settings say. `on_changed` says what becomes of a publish id that was used for other content: "refuse" raises
+    `DifferentContent`, "amend" amends what was published under it.
+
+    Raises a subclass of `errors.IntegratorError`; its `outcome` says what became of the publish.
     """
     # What is wanted, read strictly: every mistake is named, and nothing was touched.
     request = parse_request(request, root.policy)
-    attempt = Attempt(root, request, Terms(wait=wait, settle=settle, budget=budget, watch=watch))
+    attempt = Attempt(root, request, Terms(wait=wait, settle=settle, budget=budget, watch=watch, on_changed=on_changed))
     assembly = None
     while assembly is None:  # another run of the same publish id may be faster: then ask again how it stands
         # Somebody may have come with this publish id before; then there may be nothing left to do.

@@ -378,10 +378,13 @@ def _walk(root: Root, fd: int, prefix: str) -> Iterator[tuple[str, str]]:
         folders = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
     for name in folders:
         version, mark, transaction = name.partition(STAGING_MARK)
-        if mark and root.is_version(version):
+        hero = any(layout.is_hero_folder(prefix + name) for layout in root.layouts)
+        if mark and (hero or root.is_version(version)):
             yield prefix + name, transaction.partition(".")[0]
         elif root.is_version(name):
             yield prefix + name, ""
+        elif hero:
+            continue  # what looks like a version in there is none
         elif not name.startswith("."):
             with storage.folder(name, fd) as inner:
                 yield from _walk(root, inner, f"{prefix}{name}/")

@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
 import attrs
 
 from integrator import ledger, operations
-from integrator.database import TRANSACTIONS
+from integrator.database import PROJECT, TRANSACTIONS
 from integrator.engine import Engine
 from integrator.errors import Conflict, DatabaseDamaged, DatabaseFailed, IntegratorError, RootMissing, Stuck, Unsettled
 from integrator.evidence import Evidence, evidence_of, moved_sources, no_evidence
@@ -23,6 +24,9 @@ from integrator.layout import STAGING_MARK
 from integrator.leases import Held
 from integrator.model import ENDED, Document, Owner, State
 from integrator.operations import Actor, Keep
+
+#: Times in a row that another program may change a document that is to be written.
+_RACES: Final = 10
 
 
 @attrs.frozen(kw_only=True)
@@ -58,7 +62,8 @@ def undo(engine: Engine, document: Document, evidence: Evidence, *, same_publish
             with _collecting(errors):
                 proof = evidence.proofs[index]
                 operations.remove_discarded(engine, actor.transaction, directory, roots[directory.root])
-                left += operations.undo_directory(engine, actor, index, directory, proof, roots[directory.root], keep)
+                kept_here = Keep.NOTHING if directory.exchanged and document.get("successor") else keep
+                left += operations.undo_directory(engine, actor, index, directory, proof, roots[directory.root], kept_here)
         for plan in evidence.exchanges:
             with _collecting(errors):
                 operations.undo_exchange(engine, actor, plan, roots[plan["root"]])
@@ -72,6 +77,8 @@ def undo(engine: Engine, document: Document, evidence: Evidence, *, same_publish
         goes_on = bool(document.get("successor")) and not burn
         kept: list[Document] = []
         for index, directory in enumerate(ledger.directories(document)) if not errors else ():
+            if directory.exchanged and document.get("successor"):
+                continue  # a reservation promises no hero version
             root_fd, promised = roots[directory.root], f"{directory.final}{STAGING_MARK}{document.get('successor')}"
             with _collecting(errors):
                 if goes_on:
@@ -150,8 +157,27 @@ def finish(engine: Engine, document: Document, left: Sequence[str] = ()) -> None
                 reports += filter(
                     None, (operations.put_back_source(engine, actor, path) for path in moved_sources(engine, document))
                 )
-    ledger.finished(engine.database, document, (), reports)
+    _write_finished(engine, document, reports)
     archive(engine, document["_id"])
+
+
+def _write_finished(engine: Engine, document: Document, reports: Sequence[str]) -> None:
+    """Complete the pointer documents and end the transaction, in one commit.
+
+    Nobody of ours changes those documents before that; another program may, between the read and the commit. Raises `Conflict`
+    if another actor took over, `Stuck`.
+    """
+    for _ in range(_RACES):
+        try:
+            return ledger.finished(engine.database, document, ledger.pointer_changes(engine.database, document), reports)
+        except Conflict as error:
+            if not error.collection.startswith(PROJECT):
+                raise
+            reason = error
+    raise Stuck(
+        f"the files are in place, but another program keeps their documents from being written ({reason})",
+        next=f"integrator recover {document['_id']}",
+    )
 
 
 def _exchanges(document: Document) -> list[Document]:

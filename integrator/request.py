@@ -130,6 +130,11 @@ class InstanceRequest:
     #: Stored as it is.
     data: Mapping[str, Any] = attrs.field(factory=dict)
 
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """Hierarchy, asset and subset: what tells it from the other publish instances of its request."""
+        return self.hierarchy, self.asset, self.subset
+
 
 @attrs.frozen(kw_only=True)
 class PublishRequest:

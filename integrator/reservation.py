@@ -83,6 +83,8 @@ def reserve(request: PublishRequest | dict[str, Any] | str | bytes, root: Root, 
     """
     request = parse_request(request, root.policy)
     root = root.of_project(request.project)
+    if any(instance.amend is not None for instance in request.instances):
+        raise UsageError("a version that is amended has its number already: there is nothing to reserve. Nothing was touched")
     if request.publish_id is None:
         raise UsageError("a reservation is for a publish id: give it one with --publish-id ID")
     if seconds <= 0:
@@ -235,7 +237,7 @@ def _name(root: Root, plan: InstancePlan, representation: RepresentationRequest,
     if is_tiles(first):
         return [name.replace(str(_FRAME), "<UDIM>") for name in root.layout.file_names(values, None, [_FRAME])]
     if is_pattern(first) or is_sequence(representation.files):
-        pattern = f"%0{root.layout.links.get('frame_padding', 4)}d"
+        pattern = f"%0{len(root.layout.frame_text(0))}d"
         return [name.replace(str(_FRAME), pattern) for name in root.layout.file_names(values, [_FRAME], None)]
     return [root.layout.file_name({**values, "ext": extension(path)}) for path in representation.files]
 

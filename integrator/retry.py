@@ -12,6 +12,7 @@ from integrator.database import LEASES, TRANSACTIONS
 from integrator.errors import BudgetUsedUp, DifferentContent, Unsettled, VersionTaken
 from integrator.leases import Held, busy
 from integrator.model import Document, Place, State
+from integrator.preflight import present_sources
 from integrator.request import PublishRequest
 from integrator.results import PublishResult, of_transaction
 from integrator.root import Root
@@ -42,14 +43,62 @@ class Earlier:
     attempts: list[Document] = attrs.field(factory=list)
     #: The rolled back attempts, the newest first; some left files to go on from.
     formers: list[Document] = attrs.field(factory=list)
+    #: Version numbers, by publish instance, that were published under this id and are to be amended now.
+    amends: tuple[int, ...] = ()
+    #: The id of this run, where it is not that of the request.
+    publish_id: str = ""
 
 
-def look(root: Root, publish_id: str, request: PublishRequest, *, wait: float) -> Earlier:
+def look(root: Root, publish_id: str, request: PublishRequest, *, wait: float, amend: bool = False) -> Earlier:
     """What an earlier run with this publish id left, settled.
 
     A finished run is answered from; a committed one whose owner is gone is finished first; an open one whose owner is gone is
-    settled; one that still runs is waited for up to `wait` seconds. Raises `DifferentContent`, `Busy`, `Unsettled`.
+    settled; one that still runs is waited for up to `wait` seconds. With `amend`, what was published under this id with another
+    content is to be amended. Raises `DifferentContent`, `Busy`, `Unsettled`.
     """
+    first = find(root, publish_id)
+    if first is None or first["state"] != State.FINISHED.value:
+        return _look(root, publish_id, request, wait)
+    newest, following = _amended(root, first, publish_id)
+    changed = _changed(root, newest, request)
+    if not changed:
+        return Earlier(answer=of_transaction(root, newest, "already_published"))
+    if not amend:
+        raise _different(first, publish_id, "used", changed)
+    earlier = _look(root, following, request, wait)
+    if earlier.answer is not None:
+        return earlier
+    return attrs.evolve(earlier, publish_id=following, amends=_published_numbers(first, publish_id, request))
+
+
+def _amended(root: Root, first: Document, publish_id: str) -> tuple[Document, str]:
+    """The last finished transaction of a publish id, and the id under which it is amended next.
+
+    Each time that it was amended is a transaction with an id of its own.
+    """
+    newest, number = first, 1
+    while (later := find(root, f"{publish_id}+amend{number}")) is not None and later["state"] == State.FINISHED.value:
+        newest, number = later, number + 1
+    return newest, f"{publish_id}+amend{number}"
+
+
+def _changed(root: Root, document: Document, request: PublishRequest) -> str:
+    """What differs from what a finished transaction published, "" if nothing does."""
+    if document.get("fingerprint") != request.fingerprint():
+        return "the request is another one"
+    sources = document.get("sources") and present_sources(root, request)
+    return "its sources changed since" if sources and sources != document["sources"] else ""
+
+
+def _published_numbers(document: Document, publish_id: str, request: PublishRequest) -> tuple[int, ...]:
+    versions = (document.get("summary") or {}).get("versions") or ()
+    published = [(entry["asset"], entry["subset"], entry["family"]) for entry in versions]
+    if published != [(instance.asset, instance.subset, instance.family) for instance in request.instances]:
+        raise _different(document, publish_id, "used", "it was for other subsets, so there is nothing to amend")
+    return tuple(entry["version"] for entry in versions)
+
+
+def _look(root: Root, publish_id: str, request: PublishRequest, wait: float) -> Earlier:
     end = time.monotonic() + wait
     while True:
         document = find(root, publish_id)
@@ -77,10 +126,14 @@ def _check_content(document: Document, publish_id: str, request: PublishRequest)
         return
     if not reserved and document.get("fingerprint") == request.fingerprint():
         return
-    done = "reserved" if reserved else "used"
-    raise DifferentContent(
-        f"the publish id {publish_id} was {done} for something else ({document['_id']}). Nothing was touched",
-        next=f"integrator show {document['_id']}",
+    raise _different(document, publish_id, "reserved" if reserved else "used", "the request is another one")
+
+
+def _different(document: Document, publish_id: str, done: str, reason: str) -> DifferentContent:
+    amended = "; to replace what was published: --on-changed amend" if document["state"] == State.FINISHED.value else ""
+    return DifferentContent(
+        f"the publish id {publish_id} was {done} for something else ({document['_id']}): {reason}. Nothing was touched",
+        next=f"integrator show {document['_id']}{amended}",
     )
 
 

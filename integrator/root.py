@@ -130,7 +130,12 @@ class Reader:
     def is_kept(self, path: str) -> bool:
         """Whether a path below a root lies in a version directory, a staging directory or a folder of the engine."""
         parts = path.split("/")
-        return STATE in parts or any(self.is_version(part.partition(STAGING_MARK)[0]) for part in parts)
+        above = ["/".join(parts[: n + 1]) for n in range(len(parts))]
+        return (
+            STATE in parts
+            or any(self.is_version(part.partition(STAGING_MARK)[0]) for part in parts)
+            or any(layout.is_hero_folder(folder) for layout in self.layouts for folder in above)
+        )
 
     def unfinished_journals(self) -> Iterator[tuple[str, str]]:
         """Transaction id and absolute path of every journal in the folder for unfinished transactions."""

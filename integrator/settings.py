@@ -210,6 +210,9 @@ class Settings:
     link_writable: bool = _setting(
         True, _YES_NO, _HOUSE, "whether hard links may be made to sources that somebody can still write"
     )
+    latest_link: bool = _setting(False, _YES_NO, _HOUSE, "whether a link `latest` leads to the highest version of a subset")
+    reveal: str = _setting("late", _one_of("late", "early"), _HOUSE,
+                           "when other plugins find a version at its final path: after the commit, or earlier")  # fmt: skip
     symlink_outside: bool = _setting(False, _YES_NO, _HOUSE, "whether symbolic links may point outside the roots")
     file_mode: int = _setting(0o664, _MODE, _HOUSE, "mode of published files")
     folder_mode: int = _setting(0o2775, _MODE, _HOUSE, "mode of folders that a publish makes")

@@ -57,6 +57,8 @@ class StagingDirectory:
         self._journal = journal
         self.directory = directory
         self.index = index
+        #: Whether it has its final name: nothing can be added then.
+        self.revealed = False
         self._groups: list[_Group] = []
         self._folders: dict[str, tuple[int, int]] = {}
         self.stop = Event()
@@ -82,7 +84,9 @@ class StagingDirectory:
 
     @property
     def path(self) -> str:
-        """Absolute path of the staging directory, for extractors that write straight into it."""
+        """Absolute path of the staging directory, for extractors that write straight into it; once revealed, its final path."""
+        if self.revealed:
+            return self.final_path
         return os.path.join(self._engine.roots[self.directory.root], self.directory.staging)
 
     @property
@@ -362,7 +366,14 @@ class StagingDirectory:
         return len(self._groups)
 
     def take_back(self, position: int) -> None:
-        """Remove what was staged since `position`. Safe when overtaken: all names are below our own descriptor."""
+        """Remove what was staged since `position`. Safe when overtaken: all names are below our own descriptor.
+
+        Raises `UsageError` for what others can see already.
+        """
+        if self.revealed:
+            if position < len(self._groups):
+                raise UsageError(f"{self.final_path} was revealed early: it can only be taken back with the whole publish")
+            return
         for group in self._groups[position:]:
             at = storage.open_folder(group.folder, self.fd)
             try:
@@ -464,6 +475,8 @@ class StagingDirectory:
         """Raise `UsageError` once this is closed: its descriptors may be those of other files by then."""
         if self.fd < 0:
             raise UsageError(f"{self.final_path} is no part of an open transaction any more. Nothing was written")
+        if self.revealed:
+            raise UsageError(f"{self.final_path} was revealed early: nothing can be added to it any more. Nothing was written")
 
     def close(self) -> None:
         """Close the descriptors, once."""

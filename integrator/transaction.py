@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from integrator import __version__, ledger, operations, recovery, storage
-from integrator.database import CLAIMS, LEASES, TRANSACTIONS, Insert, Now
+from integrator.database import CLAIMS, LEASES, TRANSACTIONS, Change, Delete, Insert, Now, Replace
 from integrator.engine import Engine
 from integrator.errors import (
     Conflict,
@@ -174,29 +174,45 @@ class Transaction(Work):
         Raises `Failed` after a complete rollback, `Unsettled` when the outcome is not known or something is left to do.
         """
         with self._rolling_back():
-            # 4: everything is there, unchanged and durable before anybody can see it.
-            self._prepare()
-            # 4b: whoever took over before this takes the staging names away, so that the rename below cannot happen.
-            ledger.confirm(self._engine.database, self.document)
-            # 5: every directory gets its final name in one rename, durable before a document can name it.
-            self._reveal()
+            self._show()
         # 6: the one write that decides.
         self._verdict(summary)
         # 7, 8: what the verdict decided is carried out; only then is it acknowledged.
         self._finish()
         return self.document
 
+    def reveal(self) -> None:
+        """Give everything that is staged its final name now, minutes before the verdict perhaps.
+
+        Nothing can be added to those directories afterwards; a failure still withdraws them. Raises as `commit`.
+        """
+        self.refuse_doomed()
+        with self._rolling_back():
+            self._show()
+
+    def _show(self) -> None:
+        # 4: everything is there, unchanged and durable before anybody can see it.
+        self._prepare()
+        # 4b: whoever took over before this takes the staging names away, so that the rename below cannot happen.
+        ledger.confirm(self._engine.database, self.document)
+        # 5: every directory gets its final name in one rename, durable before a document can name it.
+        self._reveal()
+
     def _prepare(self) -> None:
         journal = self._open_journal()
         for index, staging in self._live():
             staging.verify()
-            if staging.directory.reserved:
+            if staging.directory.reserved and not staging.revealed:
                 root_fd = self.root(staging.directory.root)
                 actor = Actor.of(self.document)
                 operations.drop_promised(self._engine, actor, index, staging.directory, root_fd)
-        for change in self._changes:
+        for change in self._changes[self._documented :]:
             write_down(journal, change)
-        if make_durable(self._engine.storage, [staging for _, staging in self._live()]):
+        self._documented = len(self._changes)
+        for pointer in self._pointers:
+            write_down(journal, _as_change(pointer))
+        hidden = [staging for _, staging in self._live() if not staging.revealed]
+        if make_durable(self._engine.storage, hidden):
             # A new folder is durable when its parent is; a few calls at most, and none where all folders existed.
             for root, path in sorted({(root, path.rpartition("/")[0]) for root, path in self.document["folders"]}):
                 with storage.folder(path, self.root(root)) as at:
@@ -211,7 +227,10 @@ class Transaction(Work):
         journal.sync()
 
     def _reveal(self) -> None:
-        for index, staging in self._live():
+        revealed = [(index, staging) for index, staging in self._live() if not staging.directory.exchanged]
+        for index, staging in revealed:
+            if staging.revealed:
+                continue
             old, new = (path.rpartition("/")[2] for path in (staging.directory.staging, staging.directory.final))
             try:
                 self._engine.storage.rename(old, staging.parent_fd, new, staging.parent_fd)
@@ -219,20 +238,35 @@ class Transaction(Work):
                 # After a lost reply the errno lies; what has the name now does not.
                 if storage.identity(new, staging.parent_fd) != self._identities[index]:
                     raise StorageFailed("give its final name to", staging.directory.final, error) from error
+            staging.revealed = True
             self._open_journal().write(Revealed(directory=index))
-        parents = {(staging.directory.root, staging.directory.parent): staging.parent_fd for _, staging in self._live()}
+        parents = {(staging.directory.root, staging.directory.parent): staging.parent_fd for _, staging in revealed}
         for fd in parents.values():
             self._engine.storage.sync(fd)
 
     def _verdict(self, summary: Document) -> None:
-        finishing = [*self._exchanges, *self._deferred]
+        finishing = [*self._directory_exchanges(), *self._exchanges, *self._deferred]
         moved = sum(1 for _, staging in self._live() for _ in staging.moved_sources())
         if moved:
             finishing.append({"kind": "move", "count": moved, "owner": self.document["actor"]})
         try:
-            ledger.verdict(self._engine.database, self.document, self._changes, finishing, summary)
+            ledger.verdict(self._engine.database, self.document, self._changes, finishing, summary, self._pointers)
         except BaseException as error:
             self._settle_verdict(error)
+
+    def _directory_exchanges(self) -> Iterator[Document]:
+        """What is left to do for hero and amended versions, in the order they were staged: the files before the links to them."""
+        for index, staging in self._live():
+            if staging.directory.exchanged:
+                self._number += 1
+                directory, found = staging.directory, self._identities[index]
+                assert found is not None, "prepared"
+                name = directory.final.rpartition("/")[2]
+                yield {
+                    "kind": "exchange", "number": self._number, "index": index, "root": directory.root, "path": directory.final,
+                    "private": directory.private, "staged": directory.staging, "identity": [found.inode, found.born, found.size],
+                    "replaces": operations.identity_list(name, staging.parent_fd),
+                }  # fmt: skip
 
     def _settle_verdict(self, error: BaseException) -> None:
         """After an error at the verdict: roll back if that can still be won, go on if it is in, else leave all in place.
@@ -333,6 +367,9 @@ class Transaction(Work):
             reason = f"{type(cause).__name__}: {cause}" if cause is not None else ""
             interrupted = isinstance(cause, _INTERRUPTIONS)
             ledger.start_rollback(self._engine.database, self.document, reason, interrupted=interrupted)
+            if self._journal is not None:
+                with contextlib.suppress(StorageFailed):  # how far it came, for people; what is undone is known without it
+                    self._journal.flush()
             # The reply to an extension may have been lost: what the database holds now is what must be released.
             self.document.update(self._engine.database.read(TRANSACTIONS, self.id) or {})
             recovery.undo(self._engine, self.document, self.evidence())
@@ -386,6 +423,11 @@ class Transaction(Work):
             self._journal.close()
         self._stack.close()
         self._roots.clear()
+
+
+def _as_change(pointer: Document) -> Change:
+    place = {"collection": pointer["collection"], "id": pointer["id"], "expect": {}}
+    return Delete(**place) if pointer["document"] is None else Replace(**place, document=pointer["document"])
 
 
 class _Decided(Exception):

@@ -10,7 +10,8 @@ from typing import Any
 import attrs
 
 from integrator import documents, ledger, storage
-from integrator.database import CLAIMS, LEASES, PROJECT, Insert, Update
+from integrator.amend import Amendment
+from integrator.database import CLAIMS, LEASES, PROJECT, Change, Insert, Update
 from integrator.documents import Stamp
 from integrator.errors import Problem, ValidationRefused, VersionTaken
 from integrator.harvest import Harvest
@@ -34,10 +35,12 @@ def planner(root: Root, instances: Sequence[InstancePlan], used: Collection[str]
     def plan(transaction: str) -> Plan:
         directories, claims, folders = [], {}, []
         for instance in instances:
-            number = _number(root, instance, transaction, used)
+            amended = instance.request.amend
+            number = _number(root, instance, transaction, used) if amended is None else _published_number(root, instance, amended)
             place = root.layout.version_folder(instance.values(root, number))
-            claim = f"{instance.lease}/v{number:03d}"
-            claims[claim] = (instance.lease, number)
+            claim = f"{instance.lease}/v{number:03d}" if amended is None else ""
+            if claim:
+                claims[claim] = (instance.lease, number)
             directories.append(
                 Directory(
                     root=place.root,
@@ -46,10 +49,11 @@ def planner(root: Root, instances: Sequence[InstancePlan], used: Collection[str]
                     private=trash_folder(root, instance),
                     lease=instance.lease,
                     claim=claim,
+                    exchanged=amended is not None,
                 )
             )
             root.refuse_other_mount(place.root, place.parent, directories[-1].private)
-            folders += _missing(root, directories[-1])
+            folders += missing_folders(root, directories[-1])
         return Plan(directories=tuple(directories), claims=claims, folders=tuple(dict.fromkeys(folders)))
 
     return plan
@@ -75,6 +79,23 @@ def _number(root: Root, instance: InstancePlan, transaction: str, used: Collecti
             next="leave the version out to get the next one",
         )
     return pinned
+
+
+def _published_number(root: Root, instance: InstancePlan, number: int) -> int:
+    """The number of a version that can be amended. Raises `ValidationRefused`."""
+    name = f"v{number:03d} of {instance.lease}"
+    where = {"type": "version", "parent": instance.parents.subset["_id"], "name": number}
+    found = root.engine.database.find(PROJECT + instance.publish.project, where, limit=1)
+    if not found:
+        raise ValidationRefused([Problem(name, "is not published, so it cannot be amended")])
+    place = root.layout.version_folder(instance.values(root, number))
+    folder = ((found[0].get("data") or {}).get("integrator") or {}).get("folder")
+    if folder != f"{{root[{place.root}]}}/{place.path}":
+        where_it_is = folder or "where another program put it"
+        raise ValidationRefused([Problem(name, f"is in {where_it_is}, not in {place.path}: only a new version can be published")])
+    if not os.path.isdir(root.absolute(place)):
+        raise ValidationRefused([Problem(root.absolute(place), "is not there, so it cannot be amended: integrator check")])
+    return number
 
 
 def _published(root: Root, instance: InstancePlan, number: int | None) -> Iterable[int]:
@@ -108,7 +129,8 @@ def _on_disk(root: Root, instance: InstancePlan) -> Iterable[int]:
     return [number for number in numbers if number is not None]
 
 
-def _missing(root: Root, directory: Directory) -> list[tuple[str, str]]:
+def missing_folders(root: Root, directory: Directory) -> list[tuple[str, str]]:
+    """(root, path) of the folders above a directory, and above its private names, that are not there; outermost first."""
     with root.engine.root(directory.root) as fd:
         root.engine.see_mount(directory.root, directory.private, fd)
         missing = {path for folder in (directory.parent, directory.private) for path in storage.missing_folders(folder, fd)}
@@ -154,16 +176,10 @@ def name_sources(root: Root, instance: InstancePlan, sources: Sources, number: i
     else:
         names = root.layout.file_names(values, sources.frames, sources.udims)
     if sources.frames is not None:
-        values["frame"] = frame_text(root, sources.frames[0])
+        values["frame"] = root.layout.frame_text(sources.frames[0])
     if sources.udims is not None:
         values["udim"] = [str(udim) for udim in sources.udims]
     return Named(sources=sources, values=values, names=names)
-
-
-def frame_text(root: Root, frame: int) -> str:
-    """A frame as templates and documents have it."""
-    padding = int(root.layout.links.get("frame_padding", 4))
-    return f"{frame:0{padding}d}"
 
 
 def _check_promised(named: Sequence[Named]) -> None:
@@ -225,8 +241,10 @@ class Version:
 
     def __init__(self, root: Root, instance: InstancePlan, staging: StagingDirectory, number: int, stamp: Stamp) -> None:
         self._root = root
-        self._instance = instance
-        self._stamp = stamp
+        #: What is published.
+        self.instance = instance
+        #: Who publishes it, and when.
+        self.stamp = stamp
         self.staging = staging
         self.number = number
         self.values = instance.values(root, number)
@@ -236,8 +254,19 @@ class Version:
             instance.publish, instance.request, instance.parents, number, self.rootless, stamp
         )
         self.representations: list[Document] = []
-        #: Its thumbnail as a resource (path, size, checksum), and the document of it; None without one.
+        #: What goes along and is no representation: ``{"path", "size", "checksum"}`` each.
+        self.resources: list[Document] = []
+        #: Its thumbnail as a resource, and the document of it; None without one.
         self.thumbnail: tuple[Document, Document] | None = None
+        self._amendment: Amendment | None = None
+        if instance.request.amend is not None:
+            self._amendment = Amendment(root, self)
+            self.document = self._amendment.document
+
+    @property
+    def is_amended(self) -> bool:
+        """Whether this puts other files into a published version, instead of being a new one."""
+        return self._amendment is not None
 
     @property
     def path(self) -> str:
@@ -286,59 +315,87 @@ class Version:
         if literal:
             template = f"{template.rpartition('/')[0]}/{names[0]}"
         self.representations.append(
-            documents.representation_document(self.document, name, template, values, place, facts, extra or {}, self._stamp)
+            documents.representation_document(self.document, name, template, values, place, facts, extra or {}, self.stamp)
         )
 
     def add_resources(self, *, checksum: str, harvest: Harvest | None = None, progress: Progress | None = None) -> None:
         """Stage the files that go along."""
         by_folder: dict[str, list[tuple[str, str]]] = {}
-        for resource in self._instance.resources:
+        for resource in self.instance.resources:
             by_folder.setdefault(resource.folder, []).append((resource.source, resource.name))
         rule = policy(self._root.engine, "copy", checksum)
-        kept: list[Document] = []
         for folder, entries in by_folder.items():
             sources, names = [source for source, _ in entries], [name for _, name in entries]
             facts = self.staging.transfer(sources, names, rule, folder=folder, harvest=harvest, progress=progress)
-            kept += [
+            self.resources += [
                 {"path": f"{self.rootless}/{folder}/{name}", "size": facts.sizes[n], "checksum": facts.checksums[n]}
                 for n, name in enumerate(names)
             ]
-        if kept:
-            self.document["data"]["integrator"]["resources"] = kept
+
+    def complete(self) -> None:
+        """Bring in what stays of a version that is amended; called once, when everything else was added."""
+        if self._amendment is not None:
+            self._amendment.complete()
 
     def describe_thumbnail(self, name: str, facts: Facts) -> None:
         """Add the document of a small picture that is staged; it is no representation."""
         path = f"{self.rootless}/{name}"
-        document = documents.thumbnail_document(self.values, path, self._stamp)
+        document = documents.thumbnail_document(self.values, path, self.stamp)
         self.thumbnail = {"path": path, "size": facts.sizes[0], "checksum": facts.checksums[0]}, document
 
-    def changes(self) -> list[Any]:
+    def changes(self) -> list[Change]:
         """The document operations of this version: files first, then their documents, parents before children."""
-        collection, parents = PROJECT + self._instance.publish.project, self._instance.parents
+        collection, parents = PROJECT + self.instance.publish.project, self.instance.parents
+        if self._amendment is not None:
+            return [*parents.made, *self._amendment.changes(), *self._thumbnail_changes()]
+        ours = {**self.document["data"]["integrator"], **self.added()}
+        document = {**self.document, "data": {**self.document["data"], **self.shown(), "integrator": ours}}
+        own = [Insert(collection=collection, document=made) for made in (document, *self.representations)]
+        return [*parents.made, *self._thumbnail_changes(), *own]
+
+    def shown(self) -> Document:
+        """What of the version's `data` names its thumbnail."""
+        return {"thumbnail_id": self.thumbnail[1]["_id"]} if self.thumbnail is not None else {}
+
+    def added(self) -> Document:
+        """What of the engine's own data tells of files that are no representation."""
+        resources = [*self.resources, *([self.thumbnail[0]] if self.thumbnail is not None else [])]
+        return {"resources": resources} if resources else {}
+
+    def _thumbnail_changes(self) -> list[Change]:
         if self.thumbnail is None:
-            own = [Insert(collection=collection, document=document) for document in (self.document, *self.representations)]
-            return [*parents.made, *own]
-        file, thumbnail = self.thumbnail
-        data = self.document["data"]
-        ours = {**data["integrator"], "resources": [*data["integrator"].get("resources", ()), file]}
-        shown = {**self.document, "data": {**data, "thumbnail_id": thumbnail["_id"], "integrator": ours}}
-        own = [Insert(collection=collection, document=document) for document in (thumbnail, shown, *self.representations)]
+            return []
+        collection, thumbnail = PROJECT + self.instance.publish.project, self.thumbnail[1]
         # As OpenPype has it, an asset shows what was published last. Whoever comes last may be anybody: nothing is expected.
         seen = {"data.thumbnail_id": thumbnail["_id"]}
-        return [*parents.made, *own, Update(collection=collection, id=parents.asset["_id"], expect={}, set=seen)]
+        shown = Update(collection=collection, id=self.instance.parents.asset["_id"], expect={}, set=seen)
+        return [Insert(collection=collection, document=thumbnail), shown]
+
+    def pointers(self) -> list[Document]:
+        """What is written once exchanged directories are in place; see `Work.point`."""
+        return self._amendment.pointers() if self._amendment is not None else []
+
+    def final_representations(self) -> list[Document]:
+        """Every representation that the version has once it is published."""
+        return self._amendment.final_representations() if self._amendment is not None else self.representations
+
+    def final_resources(self) -> list[Document]:
+        """Every file that it has then and that belongs to none of them."""
+        found = self._amendment.resources() if self._amendment is not None else self.added().get("resources", [])
+        return list(found)
 
     def summary(self) -> Document:
         """What the transaction's document keeps of this version."""
-        request = self._instance.request
+        request = self.instance.request
         return {
-            "project": self._instance.publish.project,
+            "project": self.instance.publish.project,
             "asset": request.asset,
             "subset": request.subset,
             "family": request.family,
             "version": self.number,
             "place": {"root": self.staging.directory.root, "path": self.staging.directory.final},
-            "representations": [{"_id": entry["_id"], "name": entry["name"]} for entry in self.representations],
-            "resources": len(self._instance.resources),
+            "representations": [{"_id": entry["_id"], "name": entry["name"]} for entry in self.final_representations()],
+            "resources": len(self.instance.resources),
             **({"thumbnail": os.path.basename(self.thumbnail[0]["path"])} if self.thumbnail else {}),
         }
 
@@ -377,15 +434,19 @@ def planned_versions(
         claims, directories = wanted.claims, list(wanted.directories)
     versions = []
     for instance, directory in zip(plans, directories):
-        number = claims[directory.claim][1]
+        number = claims[directory.claim][1] if directory.claim else instance.request.amend or 0
         folder = root.absolute(Place(root=directory.root, path=directory.final))
         versions.append(describe(instance, number, folder, name_files(root, instance, number)))
     return tuple(versions)
 
 
-def claimed_numbers(document: Document) -> list[int]:
-    """The version number of each directory of a transaction."""
-    return [document["claims"][directory["claim"]][1] for directory in document["directories"]]
+def claimed_numbers(document: Document, plans: Sequence[InstancePlan]) -> list[int]:
+    """The version number of each publish instance of a transaction."""
+    numbers = []
+    for plan, directory in zip(plans, document["directories"]):
+        claim = document["claims"].get(directory["claim"])
+        numbers.append(int(claim[1]) if claim else plan.request.amend or 0)
+    return numbers
 
 
 def check_names(root: Root, plans: Sequence[InstancePlan], reservation: Document) -> None:
@@ -396,5 +457,5 @@ def check_names(root: Root, plans: Sequence[InstancePlan], reservation: Document
         raise ValidationRefused(
             Problem(path, "was reserved, and something is there now: move it away", "destinations") for path in taken
         )
-    for plan, number in zip(plans, claimed_numbers(reservation)):
+    for plan, number in zip(plans, claimed_numbers(reservation, plans)):
         name_files(root, plan, number)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -44,6 +44,7 @@ class Savepoint:
     effects: int
     deferred: int
     exchanges: int
+    pointers: int
     #: The how-manieth savepoint of its transaction this is.
     number: int
 
@@ -64,12 +65,16 @@ class Work(abc.ABC):
         self._effects: list[tuple[int, str, Document, object]] = []
         self._exchanges: list[Document] = []
         self._deferred: list[Document] = []
+        #: Documents that are written once the exchanges are made; see `point`.
+        self._pointers: list[Document] = []
         self._number = 0
         self._savepoints = 0
         #: The first failure and the number of savepoints before it: it dooms the transaction, unless a savepoint takes it back.
         self._failure: tuple[int, BaseException] | None = None
         #: Whether this actor has tried to roll back, or must not: it tries once, and recovery does the rest.
         self._over = False
+        #: Number of document operations that the journal knows.
+        self._documented = 0
         #: Identities of the staging directories, once prepared.
         self._identities: list[Identity | None] = []
 
@@ -127,11 +132,28 @@ class Work(abc.ABC):
         """The document operations so far."""
         return tuple(self._changes)
 
+    def point(self, *pointers: Document) -> None:
+        """Add documents that may name exchanged directories: they are written when those are in place, with `finished`.
+
+        ``{"collection", "id", "document", "set"}`` each: with a `document` of None it is deleted; `set` are the fields (each a
+        path) that are changed where the document exists. Documents that name what is exchanged away are made smaller by `change`.
+        """
+        self._open_journal()
+        self._pointers += pointers
+
     def exchange(self, place: Place, private: str, content: bytes) -> None:
         """Give an existing or new file this content after the verdict; the old one goes to the trash.
 
         Raises `StorageFailed`, also where the file system cannot exchange two files.
         """
+        mode = self._engine.settings.file_mode
+        self._exchange(place, private, lambda name, fd: self._engine.storage.write_file(name, content, mode, fd))
+
+    def link(self, place: Place, private: str, target: str) -> None:
+        """Let a symbolic link lead to `target` after the verdict; the old one goes to the trash. Raises as `exchange`."""
+        self._exchange(place, private, lambda name, fd: self._engine.storage.symlink(target, name, fd))
+
+    def _exchange(self, place: Place, private: str, make: Callable[[str, int], None]) -> None:
         journal = self._open_journal()
         number = self._number = self._number + 1
         plan = {"kind": "exchange", "number": number, "root": place.root, "path": place.path, "private": private}
@@ -143,7 +165,7 @@ class Work(abc.ABC):
             fd = self._engine.storage.make_folders(private, self._engine.settings.folder_mode, self.root(place.root))
             self._engine.mark_mount(private, self.root(place.root))
             try:
-                self._engine.storage.write_file(name, content, self._engine.settings.file_mode, fd)
+                make(name, fd)
                 self._engine.storage.sync(fd)
                 plan["identity"] = operations.identity_list(name, fd)
             finally:
@@ -195,6 +217,7 @@ class Work(abc.ABC):
             len(self._effects),
             len(self._deferred),
             len(self._exchanges),
+            len(self._pointers),
             self._savepoints,
         )
 
@@ -211,6 +234,8 @@ class Work(abc.ABC):
 
     def _undo_since(self, point: Savepoint) -> None:
         journal, actor = self._open_journal(), Actor.of(self.document)
+        if any(staging.revealed for staging in self.staging[point.directories :] if staging is not None):
+            raise UsageError("a version that was revealed early can only be taken back with the whole publish")
         for number, name, arguments, result in reversed(self._effects[point.effects :]):
             operations.compensate_effect(self._engine, actor, number, name, arguments, result)
             journal.write(EffectCompensated(number=number))
@@ -226,6 +251,8 @@ class Work(abc.ABC):
         for plan in self._exchanges[point.exchanges :]:
             operations.undo_exchange(self._engine, actor, plan, self.root(plan["root"]))
         del self._changes[point.changes :], self._deferred[point.deferred :], self._exchanges[point.exchanges :]
+        del self._pointers[point.pointers :]
+        self._documented = min(self._documented, point.changes)
 
     @contextlib.contextmanager
     def dooming(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pyblish.api
@@ -17,7 +18,8 @@ class ExtractThumbnail(pyblish.api.InstancePlugin):
     """Puts a JPEG, at most 512 pixels wide and high, into ``data["thumbnailContent"]`` of every instance that has an image.
 
     `integrator.plugin.images.image_of` says which. Leaves alone what another extractor put there; False switches it off for an
-    instance. An image that cannot be read is a warning: nobody wants to lose a publish over its thumbnail.
+    instance. An image that cannot be read is a warning, or not even that where nobody named it: nobody wants to lose a
+    publish over its thumbnail.
     """
 
     label = "Extract thumbnail"
@@ -36,4 +38,5 @@ class ExtractThumbnail(pyblish.api.InstancePlugin):
         try:
             instance.data["thumbnailContent"] = thumbnail.make_thumbnail(image.path, colorspace=image.colorspace)
         except ThumbnailFailed as error:
-            self.log.warning(error.message)  # a record that held the error itself would keep the whole loop alive
+            # As text: a record that held the error would keep its frames, and with them the whole loop, alive.
+            self.log.log(logging.WARNING if image.named else logging.INFO, "%s", error.message)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 pytest.register_assert_rewrite("integrator.testing")
-from studio import Studio, fast_folder  # noqa: E402 - assertions are rewritten at the first import
+from hosts import OLD, Host, interpreter  # noqa: E402 - assertions are rewritten at the first import
+from studio import Studio, fast_folder  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -50,3 +52,24 @@ def studio(_studio: Studio) -> Iterator[Studio]:
     copy = _studio.fresh()
     yield copy
     copy.remove()
+
+
+@pytest.fixture(params=OLD)
+def python(request: pytest.FixtureRequest) -> str:
+    found = interpreter(request.param)
+    if not found:
+        pytest.skip(f"there is no Python {request.param} here: the client was NOT seen to run with it")
+    return found
+
+
+@pytest.fixture
+def oldest() -> str:
+    found = next(filter(None, map(interpreter, OLD)), "")
+    if not found:
+        pytest.skip(f"there is none of Python {', '.join(OLD)} here: the client was NOT seen to run with any of them")
+    return found
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)

@@ -165,7 +165,7 @@ def test_python_dash_m_and_the_console_script_are_the_same_program() -> None:
         ["publish", *SHOT, "x.exr", "--fps", "24", "--data", "fps=25"], ["publish", *SHOT, "x.exr", "--version", "-1"],
         ["publish", *SHOT, "x.exr", "--transfer", "teleport"], ["publish", *SHOT, "x.exr", "--workers", "0"],
         ["publish", *SHOT, "x.exr", "--hierarchy", "../.."], ["publish", *SHOT, "x.exr", "--publish-id", "no spaces"],
-        ["publish", *SHOT, "x.exr", "--wait", "-3"], ["publish", *SHOT, "x.exr", "--amend", "1"], ["reserve", "x.json"],
+        ["publish", *SHOT, "x.exr", "--wait", "-3"], ["publish", *SHOT, "x.exr", "--amend", "x"], ["reserve", "x.json"],
     ],
 )  # fmt: skip
 def test_bad_usage_exits_2_says_why_and_stays_one_document(

@@ -10,6 +10,7 @@ import contextlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from studio import Studio, Tree
@@ -56,8 +57,74 @@ def fail(studio: Studio, root: Root) -> None:
         raise RuntimeError("a later plugin fails")
 
 
+def exchange(studio: Studio, root: Root) -> None:
+    """Amends a version (one set of files grows, one shrinks, one is another), makes a new one; heroes and links follow both."""
+    integrator.publish(exchange_request(studio, "job"), root)
+
+
+def exchange_request(studio: Studio, publish_id: str, *, old: bool = False) -> dict[str, Any]:
+    """What `exchange` publishes, or what it replaces."""
+    shot = {"asset": "sh010", "hierarchy": "shots/sq01", "hero": True}
+    wide, first = [f"{studio.sources}/{name}" for name in ("wide.obj", "cam.abc")]
+    frames = f"{studio.sources}/beauty.%04d.exr"
+    look = [
+        {"name": "grows", "files": [frames], "frames": "1001-1003" if old else "1003-1005"},
+        {"name": "shrinks", "files": [wide, first] if old else [first], "output": "set"},
+        {"name": "differs", "files": [first if old else wide], "output": "other"},
+        *([{"name": "stays", "files": [first], "output": "stays"}] if old else []),
+    ]
+    cache = [{"name": "exr", "files": [frames], "frames": "1001-1003" if old else "1006-1008"}]
+    new = {"version": None} if old else {"amend": 1}
+    instances = [
+        {**shot, **new, "subset": "look", "family": "look", "representations": look},
+        {**shot, "subset": "cache", "family": "cache", "representations": cache,
+         "resources": [{"files": [first], "folder": "deep/er"}]},
+    ]  # fmt: skip
+    request = studio.request(publish_id)
+    return {**request, "instances": instances, "comment": "again"}
+
+
+def reveal_early(studio: Studio, root: Root) -> None:
+    """A version gets its final name early; then more is added, something else is taken back, and it is published."""
+    with root.begin(project="demo", publish_id="job", author="anna") as assembly:
+        first = assembly.new_version(asset="sh010", hierarchy="shots/sq01", subset="model", family="model", hero=True)
+        first.copy(f"{studio.sources}/cam.abc")
+        assembly.reveal()
+        assert Path(first.path, "demo_sh010_model_v001.abc").exists()
+        point = assembly.savepoint()
+        assembly.insert("demo", {"type": "note", "text": "taken back"})
+        assembly.roll_back_to(point)
+        second = assembly.new_version(asset="sh010", hierarchy="shots/sq01", subset="rig", family="rig")
+        second.write("rig.ma", b"bones")
+        assembly.insert("demo", {"type": "note", "text": "new"})
+        assembly.replace_file(f"{root.path}/demo/edit.json", b"new")
+
+
+def fail_after_an_early_reveal(studio: Studio, root: Root) -> None:
+    """Somebody fails while the version is there already."""
+    with root.begin(project="demo", publish_id="job") as assembly:
+        version = assembly.new_version(asset="sh020", subset="model", family="model")
+        version.copy(f"{studio.sources}/cam.abc")
+        assembly.reveal()
+        raise RuntimeError("a later plugin fails")
+
+
+WORKS: list[Work] = [publish, assemble, exchange, reveal_early, fail_after_an_early_reveal, fail]
+
+
 def prepare_files(studio: Studio) -> None:
     Path(studio.path, "demo/edit.json").write_bytes(b"old")
+
+
+def prepare_exchange(studio: Studio) -> None:
+    """Two subsets with their hero versions, and somebody's own file beside each."""
+    Path(studio.sources, "wide.obj").write_bytes(b"v 0 0 0" * 50)
+    with open(f"{studio.path}/.integrator/config.toml", "a") as config:
+        config.write("latest_link = true\n")
+    with studio.open() as root:
+        integrator.publish(exchange_request(studio, "before", old=True), root)
+    for hero in Path(studio.path).rglob("hero"):
+        Path(hero, "notes.txt").write_text("somebody's own")
 
 
 class Subject:
@@ -67,6 +134,8 @@ class Subject:
         self.studio = studio.fresh("subject")
         self.work = work
         prepare_files(self.studio)
+        if work is exchange:
+            prepare_exchange(self.studio)
         self.old = (self.studio.tree(), self.studio.documents())
         done = self.studio.fresh("done")
         fate = Fate()
@@ -122,7 +191,7 @@ def _assert_settled(run: Studio) -> None:
     assert again.calls == [], "a second recovery must change nothing"
 
 
-@pytest.mark.parametrize("work", [publish, assemble, fail])
+@pytest.mark.parametrize("work", WORKS)
 def test_killed_before_or_after_any_call_it_is_complete_or_absent(studio: Studio, work: Work) -> None:
     subject = Subject(studio, work)
     outcomes = {"old": 0, "new": 0}
@@ -148,7 +217,7 @@ def test_killed_before_the_verdict_it_is_absent_and_after_it_complete(studio: St
         assert subject.outcome(run) == expected
 
 
-@pytest.mark.parametrize("work", [publish, assemble])
+@pytest.mark.parametrize("work", [publish, assemble, exchange])
 def test_recovery_killed_anywhere_converges_in_the_next_run(studio: Studio, work: Work) -> None:
     """Depth two: a sample of kills of the work, and every kill of the recovery after each."""
     subject = Subject(studio, work)

@@ -192,7 +192,7 @@ def test_all_packages_are_installed() -> None:
     parser.read(HOME / "setup.cfg")
     listed = set(parser["options"]["packages"].split())
     found = {".".join(path.relative_to(HOME).parent.parts) for path in (HOME / "integrator").rglob("__init__.py")}
-    assert listed == found | {"integrator_plugins"}
+    assert listed == found | {"integrator_plugins", "integrator_client_plugins"}
 
 
 # --- examples ---------------------------------------------------------------------------------------------------------

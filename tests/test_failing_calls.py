@@ -12,7 +12,7 @@ from fnmatch import fnmatch
 
 import pytest
 from studio import Studio
-from test_crash import Subject, Work, assemble, fail, publish
+from test_crash import WORKS, Subject, Work, fail, publish
 
 from integrator import leases, ledger
 from integrator.errors import IntegratorError
@@ -81,7 +81,7 @@ def test_any_call_of_a_publish_may_fail(studio: Studio, error: int) -> None:
     assert codes[5] > len(subject.calls) / 2
 
 
-@pytest.mark.parametrize("work", [publish, assemble, fail])
+@pytest.mark.parametrize("work", WORKS)
 @pytest.mark.parametrize("when", ["after", "lost", "persistent"])
 def test_any_reply_may_be_lost(studio: Studio, work: Work, when: str) -> None:
     subject = Subject(studio, work)

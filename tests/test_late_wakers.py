@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from studio import Studio
-from test_crash import Subject, Work, assemble, fail, publish
+from test_crash import WORKS, Subject, Work, assemble, exchange, exchange_request, publish, reveal_early
 
 import integrator
 from integrator.errors import IntegratorError
@@ -44,9 +44,12 @@ def publish_next(run: Studio, work: Work, publish_id: str) -> None:
         if work is publish:
             integrator.publish(run.request(publish_id), root)
             return
-        asset = "sh010" if work is assemble else "sh020"
+        if work is exchange:
+            integrator.publish(exchange_request(run, publish_id), root)
+            return
+        asset = "sh010" if work in (assemble, reveal_early) else "sh020"
         with root.begin(project="demo", publish_id=publish_id) as assembly:
-            place = {"hierarchy": "shots/sq01"} if work is assemble else {}
+            place = {"hierarchy": "shots/sq01"} if work in (assemble, reveal_early) else {}
             version = assembly.new_version(asset=asset, subset="model", family="model", **place)
             version.write("next.ma", b"the next publisher's")
             assembly.replace_file(f"{root.path}/demo/edit.json", b"the next publisher's")
@@ -89,7 +92,7 @@ def _assert_unharmed(run: Studio, overtaking: Overtaking, call: str) -> None:
 
 
 @pytest.mark.parametrize("next_publisher", [True, False])
-@pytest.mark.parametrize("work", [publish, assemble, fail])
+@pytest.mark.parametrize("work", WORKS)
 def test_an_owner_that_is_overtaken_at_any_call_hurts_nobody(studio: Studio, work: Work, next_publisher: bool) -> None:
     """Owner asleep; somebody settles; perhaps the next publisher publishes to the end; the owner wakes."""
     subject = Subject(studio, work)
@@ -111,7 +114,7 @@ def test_an_owner_that_is_overtaken_at_any_call_hurts_nobody(studio: Studio, wor
     print(f"\n{work.__name__}: owner overtaken at {len(subject.calls) - 1} calls")
 
 
-@pytest.mark.parametrize("work", [publish, assemble, fail])
+@pytest.mark.parametrize("work", WORKS)
 def test_a_recoverer_that_is_overtaken_at_any_call_hurts_nobody(studio: Studio, work: Work) -> None:
     """Owner killed; first recoverer asleep; a second one settles; the next publisher publishes; the first one wakes."""
     subject = Subject(studio, work)
@@ -135,7 +138,7 @@ def test_a_recoverer_that_is_overtaken_at_any_call_hurts_nobody(studio: Studio, 
     assert points > 20
 
 
-@pytest.mark.parametrize("work", [publish, assemble])
+@pytest.mark.parametrize("work", [publish, assemble, exchange])
 def test_three_actors_asleep_at_once_hurt_nobody(studio: Studio, work: Work) -> None:
     """Owner asleep, a recoverer of it killed, a second recoverer asleep, a third one settles; all wake in turn."""
     subject = Subject(studio, work)

@@ -5,6 +5,7 @@ A mutant that survives means that a guarantee rests on something that no test ca
 
 from __future__ import annotations
 
+import errno
 import inspect
 import os
 import re
@@ -14,13 +15,15 @@ from typing import Any
 
 import attrs
 import pytest
+import test_exchanges as exchanges
 import test_protocol as protocol
 import test_reservation as reservation
 import test_resume as resume
 from studio import Studio
+from test_crash import prepare_exchange
 from test_resume import show
 
-from integrator import harvest, leases, ledger, operations, recovery, staging, transfer
+from integrator import amend, harvest, leases, ledger, operations, pointers, recovery, staging, transfer
 from integrator.errors import Conflict
 from integrator.journal import Journal
 from integrator.model import Identity, State
@@ -248,6 +251,79 @@ LATER: list[Mutant] = [
     (rendered_frames_that_are_not_looked_at_again, reservation.test_a_frame_that_changes_before_the_adoption_is_noticed),
 ]
 
+
+def documents_that_are_complete_at_the_verdict(patch: pytest.MonkeyPatch) -> None:
+    plain = ledger.verdict
+
+    def complete(database: Any, document: Any, *given: Any) -> None:
+        plain(database, document, *given)
+        database.commit(ledger.pointer_changes(database, document))
+
+    patch.setattr(ledger, "verdict", complete)
+
+
+def documents_that_do_not_shrink(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(pointers, "reduced", lambda representation, kept: {})
+
+
+def an_exchange_that_is_made_again(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(operations, "_exchanged", lambda *_: False)
+
+
+def no_capture_before_an_exchange(patch: pytest.MonkeyPatch) -> None:
+    """Every actor exchanges from one and the same name."""
+    plain = operations.Actor.private
+    patch.setattr(operations.Actor, "private", lambda self, thing, number=None: plain(self, thing, 0))
+
+
+def no_fence_where_nothing_can_be_exchanged(patch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    patch.setattr(Storage, "exchange", refuse)
+    patch.setattr(operations, "_fence", lambda *_: None)
+
+
+def an_exchange_by_another_that_is_believed_to_be_durable(patch: pytest.MonkeyPatch) -> None:
+    plain = operations.finish_exchange
+
+    def believe(engine: Any, actor: Any, plan: Any, root_fd: int) -> None:
+        thing = str(plan["index"]) if "staged" in plan else f"x{plan['number']}"
+        with operations.storage.folder(plan["private"], root_fd) as private:
+            names = os.listdir(private)
+        staged = operations.storage.exists(plan["staged"], root_fd) if "staged" in plan else False
+        if staged or any(name.startswith(f"{actor.transaction}.{thing}") for name in names):
+            plain(engine, actor, plan, root_fd)
+
+    patch.setattr(operations, "finish_exchange", believe)
+
+
+def an_amended_version_that_nobody_guards(patch: pytest.MonkeyPatch) -> None:
+    plain = amend.Amendment.changes
+    patch.setattr(
+        amend.Amendment,
+        "changes",
+        lambda self: [change for change in plain(self) if "data.integrator.amending" not in getattr(change, "set", {})],
+    )
+
+
+#: Rules of what takes the place of something else; their studio has a hero version already.
+EXCHANGES: list[Mutant] = [
+    (documents_that_are_complete_at_the_verdict, exchanges.test_at_no_call_does_a_document_name_a_file_that_is_not_there),
+    (documents_that_do_not_shrink, exchanges.test_at_no_call_does_a_document_name_a_file_that_is_not_there),
+    (an_exchange_that_is_made_again, exchanges.test_hero_and_trash_are_as_the_last_commit_left_them_wherever_it_was_killed),
+    (
+        no_capture_before_an_exchange,
+        exchanges.test_an_owner_that_wakes_up_in_the_middle_of_what_a_killed_recoverer_did_swaps_nothing_back,
+    ),
+    (no_fence_where_nothing_can_be_exchanged, exchanges.test_whoever_wakes_up_late_exchanges_nothing_again),
+    (
+        an_exchange_by_another_that_is_believed_to_be_durable,
+        exchanges.test_an_exchange_that_somebody_else_made_is_durable_before_it_is_called_finished,
+    ),
+    (an_amended_version_that_nobody_guards, exchanges.test_a_version_that_another_program_changes_meanwhile_is_not_amended),
+]
+
 MUTANTS: list[Mutant] = [
     *LATER,
     (no_confirm, protocol.test_confirm_keeps_a_late_owner_from_revealing_what_was_rolled_back),
@@ -291,6 +367,17 @@ def test_a_removed_rule_is_noticed(
         patch(context)
         with pytest.raises(BaseException) as caught:  # any way to fail will do, but for a mutant that does not fit the code
             check(studio.fresh("mutant"))
+    assert not isinstance(caught.value, (TypeError, AttributeError, NameError)), caught.value
+
+
+@pytest.mark.parametrize("mutant", EXCHANGES, ids=_name)
+def test_a_removed_rule_of_exchanges_is_noticed(studio: Studio, monkeypatch: pytest.MonkeyPatch, mutant: Mutant) -> None:
+    patch, check = mutant
+    run = studio.fresh("mutant")
+    prepare_exchange(run)
+    patch(monkeypatch)
+    with pytest.raises(BaseException) as caught:
+        check(run)
     assert not isinstance(caught.value, (TypeError, AttributeError, NameError)), caught.value
 
 

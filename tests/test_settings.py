@@ -74,6 +74,8 @@ transfer = "hardlink"
 checksum = "all"
 link_fallback = "copy"
 link_writable = false
+latest_link = true
+reveal = "early"
 symlink_outside = true
 file_mode = 0o640
 folder_mode = 0o750
@@ -102,7 +104,8 @@ takeover_same_publish = 10
         "format": 1, "root_id": "f00d", "database": "sqlite:///local/publish.sqlite3", "roots": {"cache": "/cache"},
         "templates": {"version_padding": "4"}, "name_pattern": "^[a-z]+$", "transfer": "hardlink", "checksum": "all",
         "link_fallback": "copy", "link_writable": False,
-        "symlink_outside": True, "file_mode": 0o640, "folder_mode": 0o750, "keep_times": False,
+        "latest_link": True, "reveal": "early",
+            "symlink_outside": True, "file_mode": 0o640, "folder_mode": 0o750, "keep_times": False,
         "create_assets": False, "after_commit": ("Notify",), "workers": 8, "keep": 3600, "keep_failed": 7200, "settle": 60,
         "attempts": 3,
         "attempts_per_host": 1, "missing_frames": "allow", "default_root": "",
@@ -360,7 +363,7 @@ _GIVEN = {
     "group": "'vfx'",
     "format": "1", "root_id": "'f00d'", "default_root": "'/show'", "database": "'sqlite:///x'", "name_pattern": "'^a$'",
     "transfer": "'move'", "checksum": "'all'", "missing_frames": "'allow'", "link_fallback": "'copy'", "link_writable": "false",
-    "symlink_outside": "true",
+    "symlink_outside": "true", "latest_link": "true", "reveal": "'early'",
     "file_mode": "0o600", "folder_mode": "0o700", "keep_times": "false", "create_assets": "false", "settle": "1", "attempts": "1",
     "after_commit": "['Notify']",
     "attempts_per_host": "1", "workers": "1", "keep": "1", "keep_failed": "1", "roots": "{a = '/a'}", "templates": "{a = 'a'}",

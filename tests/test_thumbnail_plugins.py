@@ -202,18 +202,21 @@ def test_a_representation_that_has_its_name_keeps_it(studio: Studio, frames: str
 # --- not published ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize("kind", ["no image at all", "cut short"])
-def test_an_image_that_cannot_be_read_is_a_warning(
-    studio: Studio, frames: str, kind: str, caplog: pytest.LogCaptureFixture
+def test_an_image_that_cannot_be_read_is_a_warning_if_somebody_named_it(
+    studio: Studio, frames: str, kind: str, named: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     middle = Path(frames % 1003)
     middle.write_bytes(b"no pixels" if kind == "no image at all" else middle.read_bytes()[:200])
-    context = publish(studio, request_of(studio, frames))
+    request = request_of(studio, frames)
+    request["instances"][0]["representations"][0]["tags"] = ["thumbnail"] if named else []
+    context = publish(studio, request)
     assert errors(context) == []
     assert context.data["publishResult"]["outcome"] == "published"
     assert "thumbnail" not in context.data["publishResult"]["versions"][0]
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert any(str(middle) in warning for warning in warnings), warnings
+    assert any(str(middle) in warning for warning in warnings) == named, warnings
     assert found(studio, "thumbnail") == []
     assert all("thumbnail_id" not in entry["data"] for entry in [*found(studio, "version"), *found(studio, "asset")])
     assert studio.leftovers() == []
@@ -317,7 +320,8 @@ CACHE = {"name": "abc", "files": ["a.1.abc", "a.2.abc"]}
 )
 def test_the_image_that_shows_best_is_chosen(tmp_path: Path, data: dict[str, Any], name: str | None) -> None:
     image = image_of(instance_with(tmp_path, **data))
-    assert image == (Image(path=str(tmp_path / name)) if name else None)
+    found = {"b.2.exr", "still.png"}  # the others are named, or tagged
+    assert image == (Image(path=str(tmp_path / name), named=name not in found) if name else None)
 
 
 def test_the_context_offers_an_image_for_instances_without_one(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -25,6 +26,8 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         form = argparse.RawDescriptionHelpFormatter
         super().__init__(allow_abbrev=False, formatter_class=form, **options)
+        # Ranges of frames may begin below zero: `--frames -5--1` gives a value, and no option.
+        self._negative_number_matcher = re.compile(r"-[0-9][0-9,x-]*$")
 
     def parse(self, words: Sequence[str]) -> Arguments:
         """Parse options and positionals in any order. Raises `UsageError`, `Helped`."""

@@ -30,6 +30,8 @@ def from_arguments(arguments: Arguments) -> dict[str, Any]:
         "family": arguments.family,
         "task": {"name": arguments.task} if arguments.task else None,
         "version": arguments.version,
+        "amend": arguments.amend,
+        "hero": bool(arguments.hero),
         "representations": _representations(arguments),
         "data": _data(arguments),
     }

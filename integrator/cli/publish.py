@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from integrator.cli import plugins
 from integrator.cli.arguments import Arguments, Once, count, seconds
+from integrator.cli.attachment import Attachment, add_attachment_option
 from integrator.cli.console import Console, duration, plural, shown, size
 from integrator.cli.failures import Bug, as_answer, exit_code, tell
 from integrator.cli.farms import FARM_ATTEMPTS, FARM_ATTEMPTS_PER_HOST, FARM_SETTLE, FARM_WAIT, farm
 from integrator.cli.plugins import add_plugin_path
 from integrator.cli.progress import Progress, progress
 from integrator.cli.reports import add_report_option, reported, write_report
-from integrator.errors import DifferentContent, IntegratorError, Interrupted, Unsettled, UsageError
+from integrator.errors import IntegratorError, Interrupted, Unsettled, UsageError
 from integrator.results import PublishResult, failed
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ Relative ones start at the current folder. Each becomes a representation that is
 #: Options that only the command-line form knows, by their place in the arguments.
 _FORM: Final = (
     "project", "asset", "subset", "family", "representation", "hierarchy", "task", "comment", "author", "frames", "fps",
-    "version", "transfer", "checksum", "data",
+    "version", "amend", "hero", "transfer", "checksum", "data",
 )  # fmt: skip
 
 
@@ -61,6 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--frames", action=Once, metavar="1001-1048", help="frames that must be there, and no others are taken")
     form.add_argument("--fps", action=Once, metavar="N", type=_number)
     form.add_argument("--version", action=Once, metavar="N", type=_version, help="this number instead of the next one")
+    form.add_argument(
+        "--amend", action=Once, metavar="N", type=_version, help="replace frames or files of this published version"
+    )
+    form.add_argument("--hero", action="store_const", const=True, help="let the hero version follow")
     form.add_argument("--transfer", action=Once, choices=("copy", "hardlink", "reflink", "symlink", "move"))
     form.add_argument("--checksum", action=Once, choices=("none", "copied", "all"))
     form.add_argument("--data", action="append", metavar="KEY=VALUE", help="stored with the version; JSON if VALUE is JSON")
@@ -79,6 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_report_option(both)
     both.add_argument("--dry-run", action="store_true", help="check everything, write nothing")
     both.add_argument("--workers", action=Once, metavar="N", type=count, help="threads that copy")
+    add_attachment_option(both)
 
 
 def add_retry_options(group: argparse._ArgumentGroup) -> None:
@@ -127,8 +133,9 @@ def _version(text: str) -> int:
 
 def run(call: Call) -> int:
     """Publish, and give the answer whatever happens."""
+    attachment = Attachment(call.interruptions) if call.arguments.attached else None
     with opened(call) as root:
-        request, given = _request(call.arguments, root, call.console)
+        request, given = _request(call.arguments, root, call.console, attachment)
         return carry_out(call, root, request, on_farm=bool(farm()) and given)
 
 
@@ -170,7 +177,7 @@ def opened(call: Call) -> Iterator[Root]:
 # --- the request ------------------------------------------------------------------------------------------------------
 
 
-def _request(arguments: Arguments, root: Root, console: Console) -> tuple[PublishRequest, bool]:
+def _request(arguments: Arguments, root: Root, console: Console, attachment: Attachment | None) -> tuple[PublishRequest, bool]:
     """The request with a publish id, by which its outcome can be asked for whatever happens; whether the caller gave that id.
 
     Raises `RequestRefused`.
@@ -188,6 +195,8 @@ def _request(arguments: Arguments, root: Root, console: Console) -> tuple[Publis
     elif form:
         raise UsageError(f"--{form[0]} belongs to a publish without a request; put it into the request instead",
                          next="integrator publish --help")  # fmt: skip
+    elif attachment is not None and arguments.patterns == ["-"]:
+        source = attachment.request()
     else:
         source = read_request(arguments.patterns[0], console)
     request = parse_request(source, root.policy)
@@ -267,7 +276,8 @@ def _publish(
         decided.append(True)
 
     decided: list[bool] = []
-    terms = Terms(wait=wait, settle=settle, budget=Budget(**budget), watch=watch)
+    on_changed = arguments.on_changed or "refuse"
+    terms = Terms(wait=wait, settle=settle, budget=Budget(**budget), watch=watch, on_changed=on_changed)
     observer = runner.Observer(seen=seen, check=call.interruptions.check, decided=decide)
     try:
         with call.console.aside(), contextlib.nullcontext() if arguments.dry_run else display:
@@ -280,8 +290,6 @@ def _publish(
     except BaseException as error:
         # From here on only the truth is looked for; a signal changes nothing any more.
         call.interruptions.settled()
-        if isinstance(error, DifferentContent) and arguments.on_changed == "amend":
-            error.message += ". It cannot be amended by this version of integrator"
         return _outcome(root, request, as_answer(error, call.console), call.console)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -56,6 +57,18 @@ class Interruptions:
         for number in self._before:
             signal.signal(number, signal.SIG_IGN)
 
+    def heed(self, number: int) -> None:
+        """Listen to this signal even if it is blocked or ignored, as some hosts start their children. In the main thread only."""
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
+        if signal.getsignal(number) is signal.SIG_IGN:
+            self._before[number] = signal.signal(number, self._arrived)
+
+    def raise_in_main(self, number: int) -> None:
+        """As if this signal had come; for another thread. Does nothing when one came already, or how this ends is decided."""
+        if not self.number and not self._settled:
+            # To that very thread: it may sit in a call that only a signal of its own interrupts.
+            signal.pthread_kill(threading.main_thread().ident or 0, number)
+
     def check(self) -> None:
         """Raise `Interrupted` if a signal came and what it raised was lost, as happens inside a finalizer."""
         if self.number and not self._settled:
@@ -76,12 +89,17 @@ class Interruptions:
         if self._settled:
             return
         if self.number:
-            # Not through the console: its buffer may be in use right now.
-            os.write(2, f"integrator: still {self._doing()}, this signal is ignored\n".encode())
+            _say(f"integrator: still {self._doing()}, this signal is ignored\n")
             return
         self.number = number
-        os.write(2, f"\nintegrator: {signal.Signals(number).name}, {self._doing()}\n".encode())
+        _say(f"\nintegrator: {signal.Signals(number).name}, {self._doing()}\n")
         raise Interrupted(number)
 
     def _doing(self) -> str:
         return "rolling back" if self._console.command in ("publish", "demo") else "stopping"
+
+
+def _say(text: str) -> None:
+    # Not through the console: its buffer may be in use right now. Whoever reads may be what ended.
+    with contextlib.suppress(OSError):
+        os.write(2, text.encode())

@@ -24,13 +24,17 @@ from integrator.model import Document
 
 #: The engine's own collections. Every other collection holds the documents of the project of that name.
 TRANSACTIONS, LEASES, CLAIMS = "transactions", "leases", "claims"
+#: Documents that replace others once a committed transaction has put their files in place; empty otherwise.
+POINTERS = "pointers"
 #: Prefix of the collection of a project.
 PROJECT = "project:"
 
 #: The field of a kind of collection (`kind`) whose value, unless it is None, only one document of a collection has.
 UNIQUE: Final = {TRANSACTIONS: "publish_id", PROJECT: "data.integrator.key"}
 
-_COLLECTION: Final = re.compile(r"(transactions|leases|claims|migrations|versions|project:[^\"\x00-\x1f\ud800-\udfff]{1,200})\Z")
+_COLLECTION: Final = re.compile(
+    r"(transactions|leases|claims|pointers|migrations|versions|project:[^\"\x00-\x1f\ud800-\udfff]{1,200})\Z"
+)
 _FIELD: Final = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*(\.[A-Za-z_$][A-Za-z0-9_$]*)*\Z")
 
 

@@ -197,7 +197,7 @@ KINDS: Final[Mapping[str, type[Any]]] = {_kind(cls): cls for cls in get_args(Rec
 _FIELDS: Final = {cls: tuple(field.name for field in attrs.fields(cls)) for cls in KINDS.values()}
 _NAMES: Final = {cls: kind for kind, cls in KINDS.items()}
 #: Unix time of the year 9999: no clock is later, and every calendar knows it.
-_LATEST: Final = 253_370_764_800
+LATEST: Final = 253_370_764_800
 _TYPES: Final[Mapping[str, type]] = {"int": int, "str": str, "list": list, "dict": dict}
 
 
@@ -280,7 +280,7 @@ def _decode_line(line: bytes, expected: int) -> tuple[Record, float | None] | No
 
 def _wrong_time(time: Any) -> str:
     """What is wrong with the time of a record, "" if nothing is."""
-    if time is None or (type(time) in (int, float) and 0 <= time < _LATEST):  # not true for NaN
+    if time is None or (type(time) in (int, float) and 0 <= time < LATEST):  # not true for NaN
         return ""
     return "time is no time"
 

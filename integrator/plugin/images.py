@@ -23,6 +23,8 @@ class Image:
     path: str
     #: Colour space that whoever made it named, "" if nobody did.
     colorspace: str = ""
+    #: Whether somebody named it for this; one that was only found may be no image at all.
+    named: bool = True
 
 
 @attrs.frozen(kw_only=True)
@@ -62,7 +64,7 @@ def _shown(candidates: Sequence[_Candidate]) -> Image | None:
     images = [candidate for candidate in candidates if _ending(candidate.paths[0]) in IMAGES]
     several = (candidate for candidate in images if len(candidate.paths) > 1)
     best = next(several, images[0] if images else None)
-    return best.middle() if best is not None else None
+    return attrs.evolve(best.middle(), named=False) if best is not None else None
 
 
 def _ending(path: str) -> str:
@@ -74,7 +76,8 @@ def _candidates(instance: Any) -> Iterator[_Candidate]:
     said = _space(instance.data)
     attempt = publication_of(instance.context).attempt()
     for plan in (attempt.plans if attempt is not None else None) or ():
-        for sources in plan.sources if plan.request is instance.data.get("publishInstance") else ():
+        requested = instance.data.get("publishInstance")
+        for sources in plan.sources if requested is not None and plan.request.place == requested.place else ():
             wanted = sources.representation
             if sources.paths:
                 space = _space(wanted.data) or said

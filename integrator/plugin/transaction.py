@@ -65,6 +65,18 @@ class PublishTransaction:
         """Undo what was added since; the rest goes on."""
         self._publication.assembly().roll_back_to(point)
 
+    def reveal(self) -> None:
+        """Give every version its final name now, and every instance its paths; nothing can be added to them afterwards.
+
+        The commit still comes last, and a failure withdraws them again. See `Assembly.reveal`.
+        """
+        self._publication.assembly().reveal()
+
+    @property
+    def reveals_early(self) -> bool:
+        """What the settings say about that (`reveal`)."""
+        return self._publication.root.settings.reveal == "early"
+
     @property
     def id(self) -> str:
         """Id of the transaction."""

@@ -18,7 +18,7 @@ from integrator.leases import this_process
 from integrator.model import Document, Place
 from integrator.report import Attempt, Failure, FileList, PluginRun, Report, ReportedVersion, Thumbnail, Wanted
 from integrator.report.masks import Mask
-from integrator.report.timeline import read_journal, staged_files, timeline
+from integrator.report.timeline import moment, read_journal, staged_files, timeline
 from integrator.request import PublishRequest
 from integrator.results import PublishedVersion, PublishResult
 from integrator.retry import former_attempts
@@ -69,7 +69,7 @@ def gather(root: Root | None, result: PublishResult, run: Circumstances) -> Repo
     """The report of a publish; `root` is open, or None if it was refused before one was opened."""
     asking, request = _Asking(), run.request
     publish_id = (request.publish_id if request else "") or run.publish_id
-    document = _transaction(root, result, asking)
+    document = _transaction(root, result, publish_id, asking)
     journal = asking.ask("the journal", lambda: read_journal(root, document), None) if root and document else None
     mask = Mask.of_process(root.settings.database if root else "")
     owner = this_process("")
@@ -77,7 +77,7 @@ def gather(root: Root | None, result: PublishResult, run: Circumstances) -> Repo
     report = Report(
         outcome=result.outcome,
         exit_code=run.exit_code,
-        transaction=result.transaction,
+        transaction=result.transaction or str(document.get("_id") or ""),
         publish_id=publish_id,
         error=_failure(result.error),
         left=result.left,
@@ -103,12 +103,21 @@ def gather(root: Root | None, result: PublishResult, run: Circumstances) -> Repo
     return _masked(report, mask)
 
 
-def _transaction(root: Root | None, result: PublishResult, asking: _Asking) -> Document:
-    """The document of the transaction that the answer tells of; {} if it has none, or nobody can be asked."""
+def _transaction(root: Root | None, result: PublishResult, publish_id: str, asking: _Asking) -> Document:
+    """The document of the transaction that the answer tells of; {} if it has none, or nobody can be asked.
+
+    An error that is none of the engine's does not say which transaction it ended: that is the last of this very process.
+    """
+
+    def read() -> Document:
+        assert root is not None
+        if result.transaction:
+            return root.engine.database.read(TRANSACTIONS, result.transaction) or nothing
+        former = next(iter(former_attempts(root, publish_id)), nothing) if publish_id else nothing
+        return former if former.get("began") == attrs.asdict(root.engine.owner) else nothing
+
     nothing: Document = {}
-    if root is None or not result.transaction or result.outcome in _UNTOUCHED:
-        return nothing
-    return asking.ask("the database", lambda: root.engine.database.read(TRANSACTIONS, result.transaction) or nothing, nothing)
+    return nothing if root is None or result.outcome in _UNTOUCHED else asking.ask("the database", read, nothing)
 
 
 def _failure(error: IntegratorError | None) -> Failure | None:
@@ -257,8 +266,8 @@ def _attempt(entry: Document) -> Attempt:
     return Attempt(
         transaction=str(entry["transaction"]),
         host=str(entry.get("host") or ""),
-        started=entry.get("started"),
-        ended=entry.get("ended"),
+        started=moment(entry.get("started")),
+        ended=moment(entry.get("ended")),
         error=str(entry.get("error") or ""),
         counts=bool(entry.get("counts")),
     )

@@ -9,7 +9,7 @@ import html
 from collections.abc import Iterable
 from typing import Union
 
-from integrator.wording import shown
+from integrator.wording import plural, shown
 
 
 class Html(str):
@@ -49,3 +49,19 @@ def _escaped(text: str) -> str:
     """Text without anything that means something in HTML or is not printable; line ends are kept."""
     lines = text.expandtabs(4).split("\n") if "\t" in text or "\n" in text else [text]
     return html.escape("\n".join(shown(line) for line in lines))
+
+
+def section(title: str, beside: str, content: Iterable[Content]) -> Html:
+    """A card with its heading."""
+    small = element("small", beside) if beside else None
+    return element("section", element("h2", title, small), element("div", content, class_="card"))
+
+
+def more(count: int, word: str, tag: str = "p") -> list[Html]:
+    """What a list that was cut says of the rest; nothing if there is none."""
+    return [element(tag, f"and {plural(count, f'more {word}')}: see the JSON document", class_="more")] if count > 0 else []
+
+
+def soft(text: str) -> Html:
+    """Text that says less."""
+    return element("span", text, class_="soft")

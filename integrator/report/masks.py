@@ -26,12 +26,10 @@ _WORD: Final = (
 _KEY: Final = re.compile(_WORD, re.IGNORECASE)
 #: Names of variables whose value is a credential, unless it says where one is kept.
 _VARIABLE: Final = re.compile(_WORD + r"(?!.*_(?:FILE|PATH|DIR|FOLDER|NAME|URL)$)", re.IGNORECASE)
-_URL: Final = re.compile(r"\b[a-z][a-z0-9+.-]{0,20}://[^\s\"'<>]+", re.IGNORECASE)
-_VALUE: Final = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|(?:(?:bearer|basic|digest|token)\s+)?[^\s,;&"']+)"""
-_ASSIGNED: Final = re.compile(
-    rf"""([\w.-]{{0,40}}{_WORD}[\w.-]{{0,40}}\\?["']?\s{{0,4}}[:=]\s{{0,4}}\\?){_VALUE}""", re.IGNORECASE
-)
-_OPTION: Final = re.compile(rf"(--?[\w-]{{0,40}}{_WORD}[\w-]{{0,40}}\s{{1,4}})\S+", re.IGNORECASE)
+_URL: Final = re.compile(r"\b[a-z][a-z0-9+.-]{0,20}://[^\s\"'<>]{1,4000}", re.IGNORECASE)
+_VALUE: Final = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|["'][^\s"'\\]+|(?:(?:bearer|basic|digest|token)\s+)?[^\s,;&"']+)"""
+_ASSIGNED: Final = re.compile(rf"""({_WORD}[\w.-]{{0,40}}\\?["']?\s{{0,4}}[:=]\s{{0,4}}\\?){_VALUE}""", re.IGNORECASE)
+_OPTION: Final = re.compile(rf"((?<![\w./-])--?[\w-]{{0,40}}{_WORD}[\w-]{{0,40}}\s{{1,4}})\S+", re.IGNORECASE)
 _BEARER: Final = re.compile(r"\b(bearer\s+)[\w.~+/=-]{8,}", re.IGNORECASE)
 _FORMS: Final = re.compile(
     r"\beyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?"  # JSON web token

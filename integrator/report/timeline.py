@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from integrator.journal import Content
 from integrator.journal.format import (
+    LATEST,
     Began,
     Committed,
     Documented,
@@ -106,7 +107,12 @@ def _end(document: Document, records: Sequence[Record]) -> Iterator[Moment]:
 
 
 def _told(time: Any, kind: str, text: str) -> Moment:
-    return Moment(time=float(time) if isinstance(time, (int, float)) else None, kind=kind, text=text, clock="database")
+    return Moment(time=moment(time), kind=kind, text=text, clock="database")
+
+
+def moment(time: Any) -> float | None:
+    """A time of a document, None if it is none: documents are not ours alone."""
+    return float(time) if isinstance(time, (int, float)) and 0 <= time < LATEST else None
 
 
 def _recorded(timed: Sequence[Timed], document: Document, mask: Mask) -> Iterator[Moment]:
@@ -115,6 +121,9 @@ def _recorded(timed: Sequence[Timed], document: Document, mask: Mask) -> Iterato
     for (kind, _), group in groupby(timed, key=_alike):
         entries = list(group)
         times = [time for _, time in entries if time is not None]
+        if kind == "committed" and document.get("committed"):  # the record is written after it
+            yield _told(document["committed"], kind, "the verdict: committed")
+            continue
         text = _text([record for record, _ in entries], finals, effects, mask)
         if text:
             yield Moment(time=times[-1] if times else None, kind=kind, text=text, clock="journal")

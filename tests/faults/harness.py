@@ -195,10 +195,12 @@ class Studio:
             content = hashlib.sha256(str(n).encode()).digest() * 40
             Path(self.sources, f"beauty.{1001 + n}.exr").write_bytes(content)
         Path(self.sources, "cam.abc").write_bytes(b"cache" * 100)
+        Path(self.sources, "wide.obj").write_bytes(b"v 0 0 0 " * 60)
         create_root(self.template).close()
         configure(self.template, settings)
         with open_root(self.template) as root:
             integrator.publish(request(self.sources, "history"), root)
+            integrator.publish(exchange_request(self.sources, "heroes", old=True), root)
             with root.begin(project="demo", publish_id="edits") as assembly:
                 assembly.replace_file(f"{root.path}/demo/edit.json", b"old")
 
@@ -236,6 +238,25 @@ def configure(root: str, settings: str) -> None:
     lines = path.read_text().splitlines()
     top = next((n for n, line in enumerate(lines) if line.startswith("[")), len(lines))
     path.write_text("\n".join([*lines[:top], settings, *lines[top:]]) + "\n")
+
+
+def exchange_request(sources: str, publish_id: str, *, old: bool = False) -> dict[str, Any]:
+    """Amends a version (its files grow, shrink, are others) and makes a new one; heroes of both. Or what that replaces."""
+    first, wide, frames = f"{sources}/cam.abc", f"{sources}/wide.obj", f"{sources}/beauty.%04d.exr"
+    look = [
+        {"name": "grows", "files": [frames], "frames": "1001-1003" if old else "1003-1005"},
+        {"name": "shrinks", "files": [wide, first] if old else [first], "output": "set"},
+        {"name": "differs", "files": [first if old else wide], "output": "other"},
+        *([{"name": "stays", "files": [first], "output": "stays"}] if old else []),
+    ]
+    cache = [{"name": "exr", "files": [frames], "frames": "1001-1003" if old else "1006-1008"}]
+    resources = [{"files": [first], "folder": "deep/er"}]
+    shot = {"asset": "sh010", "hierarchy": "shots/sq01", "hero": True}
+    instances = [
+        {**shot, "subset": "look", "family": "look", "representations": look, "amend": None if old else 1},
+        {**shot, "subset": "cache", "family": "cache", "representations": cache, "resources": resources},
+    ]
+    return {**request(sources, publish_id), "instances": instances}
 
 
 def request(sources: str, publish_id: str) -> dict[str, Any]:
@@ -467,6 +488,9 @@ def _assembled(run: Run, publish_id: str) -> dict[str, Any]:
 
 
 PUBLISH = Work("publish", "publish", _request)
+EXCHANGE = Work(
+    "hero and amended version", "publish", lambda run, publish_id: {"request": exchange_request(run.studio.sources, publish_id)}
+)
 SOURCE_CHANGES = Work("rollback before the reveal", "publish_while_a_source_changes", _request_with_own_source, 5)
 ASSEMBLE = Work("move and replace", "assemble", _assembled)
 REFUSED = Work("rollback at the verdict", "assemble", lambda run, publish_id: {**_assembled(run, publish_id), "refused": True}, 5)

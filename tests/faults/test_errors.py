@@ -16,6 +16,7 @@ import pytest
 from faults.harness import (
     ASSEMBLE,
     ERRORS,
+    EXCHANGE,
     FULL,
     PUBLISH,
     REFUSED,
@@ -143,7 +144,7 @@ def test_any_call_of_a_finish_or_rollback_may_fail_once(studio: Studio, work: Wo
     _try_all(subject, [(call, f"error:{call.number}:{number}") for call in calls], "EIO")
 
 
-@pytest.mark.parametrize("work", [PUBLISH, ASSEMBLE, REFUSED], ids=lambda work: work.name)
+@pytest.mark.parametrize("work", [PUBLISH, ASSEMBLE, EXCHANGE, REFUSED], ids=lambda work: work.name)
 def test_any_reply_may_be_lost(studio: Studio, work: Work) -> None:
     """The call is made and reported as failed, as a network file system may do."""
     subject = Subject(studio, work)

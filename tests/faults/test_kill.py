@@ -11,6 +11,7 @@ import pytest
 
 from faults.harness import (
     ASSEMBLE,
+    EXCHANGE,
     PUBLISH,
     REFUSED,
     SOURCE_CHANGES,
@@ -57,21 +58,21 @@ def kill_at_each(subject: Subject, count: int) -> Counter[str]:
     return outcomes
 
 
-@pytest.mark.parametrize("work", [PUBLISH, ASSEMBLE, SOURCE_CHANGES, REFUSED], ids=lambda work: work.name)
+@pytest.mark.parametrize("work", [PUBLISH, ASSEMBLE, EXCHANGE, SOURCE_CHANGES, REFUSED], ids=lambda work: work.name)
 def test_killed_at_any_call_it_is_complete_or_absent(studio: Studio, work: Work) -> None:
     outcomes = kill_at_each(Subject(studio, work), 40)
     assert outcomes["old"] > 0
     assert outcomes["new"] > 0 or work.code != 0
 
 
-@pytest.mark.parametrize("work", [PUBLISH, ASSEMBLE, REFUSED], ids=lambda work: work.name)
+@pytest.mark.parametrize("work", [PUBLISH, ASSEMBLE, EXCHANGE, REFUSED], ids=lambda work: work.name)
 def test_so_it_is_where_renames_can_neither_refuse_nor_exchange(studio: Studio, work: Work) -> None:
     """As on NFS, where a plain rename replaces what is there."""
     outcomes = kill_at_each(Subject(studio.lacking("exchange,noreplace"), work), 14)
     assert outcomes["old"] > 0
 
 
-@pytest.mark.parametrize("work", [PUBLISH, ASSEMBLE, REFUSED], ids=lambda work: work.name)
+@pytest.mark.parametrize("work", [PUBLISH, ASSEMBLE, EXCHANGE, REFUSED], ids=lambda work: work.name)
 def test_a_recovery_that_is_killed_at_any_call_is_completed_by_the_next(studio: Studio, work: Work) -> None:
     """Depth two: a kill of the owner, and kills of whoever recovers after it."""
     subject = Subject(studio, work)

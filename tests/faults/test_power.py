@@ -13,6 +13,7 @@ import pytest
 
 from faults.harness import (
     ASSEMBLE,
+    EXCHANGE,
     PUBLISH,
     REFUSED,
     Call,
@@ -60,7 +61,7 @@ def _after(subject: Subject, run: Run) -> str:
     return outcome
 
 
-@pytest.mark.parametrize("work", [PUBLISH, ASSEMBLE, REFUSED], ids=lambda work: work.name)
+@pytest.mark.parametrize("work", [PUBLISH, ASSEMBLE, EXCHANGE, REFUSED], ids=lambda work: work.name)
 def test_the_power_may_be_cut_after_any_call(studio_on_disk: Studio, disk: Disk, work: Work) -> None:
     subject = Subject(studio_on_disk, work)
     outcomes: Counter[str] = Counter()
