@@ -502,9 +502,10 @@ class Layout:
 
     def is_hero_folder(self, path: str) -> bool:
         """Whether a path below a root can be the folder of a hero version (or its staging directory)."""
-        parts = path.split("/")
-        text = _plain_text(self._components["hero_folder"][-1])
-        return parts[-1].partition(STAGING_MARK)[0] == text and self._ends_like(parts, self._components["hero_folder"])
+        folder, _, name = path.rpartition("/")
+        if name.partition(STAGING_MARK)[0] != _plain_text(self._components["hero_folder"][-1]):
+            return False
+        return self._ends_like([*folder.split("/"), name], self._components["hero_folder"])
 
     def _place(self, which: str, values: Mapping[str, object]) -> Place:
         root = self._templates[which].solved.partition("[")[2].partition("]")[0]

@@ -267,6 +267,11 @@ class Version:
             self.document = self._amendment.document
 
     @property
+    def is_amended(self) -> bool:
+        """Whether this puts other files into a published version, instead of being a new one."""
+        return self._amendment is not None
+
+    @property
     def path(self) -> str:
         """Absolute path of the staging directory: extractors may write straight into it, then `adopt`."""
         return self.staging.path

@@ -261,6 +261,6 @@ def test_the_orders_are_those_of_the_plugins() -> None:
     assert orders["ExtractThumbnail"] == pytest.approx(2.49)
     assert orders["IntegrateVersions"] == 3
     assert orders["IntegrateThumbnail"] == pytest.approx(3.005)
-    assert orders["IntegrateReveal"] == pytest.approx(3.01)
+    assert orders["IntegrateReveal"] == pytest.approx(3.02)
     assert AFTER_COMMIT == 4
     assert max(order for name, order in orders.items() if name.startswith("Validate")) < 1.5

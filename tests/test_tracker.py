@@ -195,6 +195,19 @@ def test_what_an_earlier_attempt_left_in_the_tracker_is_found_by_the_publish_id(
     assert [entry["key"] == "other/1" for entry in tracker.versions()] == [True, False]
 
 
+def test_a_version_that_is_amended_keeps_its_one_entry(studio: Studio, tracker: Tracker, folder: str) -> None:
+    assert publish(studio, folder)["outcome"] == "published"
+    other = Path(studio.folder, "other.abc")
+    other.write_bytes(b"other cache")
+    request = request_of(studio)
+    request["instances"][0].update(amend=1, representations=[{"name": "abc", "files": [str(other)]}])
+    request["publish_id"] = "fix-1"
+    done = integrator(studio, "publish", "-", "--plugin-path", folder, said=request)
+    assert done.returncode == 0, done.stderr
+    [entry] = tracker.versions()
+    assert [path.read_bytes() for path in Path(entry["path"]).iterdir()] == [b"other cache"]
+
+
 # --- something else fails ---------------------------------------------------------------------------------------------
 
 

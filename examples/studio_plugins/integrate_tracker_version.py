@@ -145,6 +145,8 @@ class IntegrateTrackerVersion(TransactionalPlugin):
     def integrate(self, instance: Any, transaction: Any) -> None:
         """Create the version. The journal keeps the arguments, so that whoever recovers the publish can take it back."""
         version = transaction.version(instance)
+        if version.is_amended:
+            return  # it has its entry since it was published
         transaction.effect(
             "tracker.create_version",
             {
