@@ -15,8 +15,9 @@ from typing import Any
 
 import attrs
 import pyblish.api
+import pyblish.util
 import pytest
-from loops import register
+from loops import context_of, register
 from studio import Studio
 
 from integrator import preflight
@@ -24,7 +25,9 @@ from integrator.attempt import Terms
 from integrator.database import TRANSACTIONS
 from integrator.errors import UsageError, ValidationRefused
 from integrator.plugin import runner
+from integrator.publish import publish as integrator_publish
 from integrator.request import parse_request
+from integrator.testing import Fate
 
 Write = Callable[..., Path]
 
@@ -391,3 +394,76 @@ def test_problems_of_validators_are_one_error(studio: Studio) -> None:
     with studio.open() as root, pytest.raises(ValidationRefused) as caught:
         runner.run(parse_request(studio.request("job"), root.policy), root, runner.load([]), Terms())
     assert list(caught.value.problems) == [("First", "one"), ("Second", "two")]
+
+
+# --- as without plugins -----------------------------------------------------------------------------------------------
+
+
+def test_a_pipeline_makes_the_same_commits_and_barriers_as_a_publish_without_plugins(studio: Studio) -> None:
+    calls = []
+    for pipeline in (None, runner.load([])):
+        fate = Fate()
+        with studio.open(fate) as root:
+            request = parse_request(studio.request(f"job-{len(calls)}"), root.policy)
+            if pipeline is None:
+                integrator_publish(request, root)
+            else:
+                runner.run(request, root, pipeline, Terms())
+        calls.append([fate.count(kind) for kind in ("commit", "sync", "sync_filesystem", "mkdir", "create", "rename")])
+    assert calls[0] == calls[1]
+
+
+def test_each_validator_tells_of_its_own_kind(studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty.abc").touch()
+    (tmp_path / "odd.ex-r!").write_bytes(b"x")
+    Path(studio.path, "demo/shots/sq01/sh020").mkdir()
+    Path(studio.path, "demo/shots/sq01/sh020/publish").symlink_to(tmp_path)
+    monkeypatch.setattr(preflight, "_RESERVE", 1 << 60)
+
+    def entry(subset: str, files: str, asset: str = "sh010", **more: Any) -> dict[str, Any]:
+        representation = {"name": "any", "files": [files], **more}
+        return {"asset": asset, "hierarchy": "shots/sq01", "subset": subset, "family": "any", "representations": [representation]}
+
+    good = f"{studio.sources}/cam.abc"
+    cases = {
+        "ValidateNames": entry("a", str(tmp_path / "odd.ex-r!")),
+        "ValidateSources": entry("b", str(tmp_path / "empty.abc")),
+        "ValidateFrames": entry("c", f"{studio.sources}/beauty.%04d.exr", frames="1001-1099"),
+        "ValidateDestinations": entry("d", good, asset="sh020"),
+        "ValidateSpace": entry("e", good),
+    }
+    for name, instance in cases.items():
+        context = context_of(studio, studio.request("job", instances=[instance]))
+        register()
+        pyblish.util.publish(context)
+        failed = [result["plugin"].__name__ for result in context.data["results"] if result["error"] is not None]
+        assert name in failed, (name, failed)
+        assert set(failed) <= {name, "ValidateSpace"}, (name, failed)
+
+
+def test_a_soft_lock_that_somebody_holds_is_told_before_anything_is_written(studio: Studio) -> None:
+    with studio.open() as other, other.begin(project="demo") as assembly:
+        assembly.new_version(asset="sh010", hierarchy="shots/sq01", subset="camera", family="camera").write("a.txt", b"a")
+        context = context_of(studio, studio.request("job"))
+        register()
+        pyblish.util.publish(context)
+        [failed] = [result for result in context.data["results"] if result["error"] is not None]
+        assert (failed["plugin"].__name__, failed["error"].exit_code) == ("ValidateSoftLocks", 4)
+    assert studio.versions("camera") == [1, 2]
+
+
+def test_a_report_is_written_in_a_loop_of_others_too(studio: Studio, tmp_path: Path) -> None:
+    class Fail(pyblish.api.ContextPlugin):
+        order = 3.2
+
+        def process(self, context: Any) -> None:
+            raise RuntimeError("no licence")
+
+    for number, plugins in enumerate([(), (Fail,)]):
+        register(*plugins)
+        context = context_of(studio, studio.request(f"job-{number}"))
+        context.data["publishReport"] = str(tmp_path / str(number))
+        pyblish.util.publish(context)
+        [document] = [json.loads(path.read_text()) for path in (tmp_path / str(number)).glob("*.json")]
+        assert document["outcome"] == ("rolled_back" if plugins else "published")
+        assert "IntegrateVersions" in [run["name"] for run in document["plugins"]]

@@ -17,9 +17,9 @@ from integrator.errors import IntegratorError, NotARoot, RequestRefused, SourceC
 
 PLUGINS = Path(__file__).parent.parent / "plugins"
 NAMES = [
-    "CollectPublishRequest", "ValidateNames", "ValidateSources", "ValidateFrames", "ValidateSpace", "ValidateDestinations",
-    "ValidateSoftLocks", "ExtractThumbnail", "IntegrateVersions", "IntegrateThumbnail", "IntegrateReveal", "IntegrateCommit",
-    "IntegrateReport",
+    "CollectPublishRequest", "CollectFramesToFix", "ValidateNames", "ValidateSources", "ValidateFrames", "ValidateSpace",
+    "ValidateDestinations", "ValidateSoftLocks", "ExtractThumbnail", "IntegrateVersions", "IntegrateThumbnail", "IntegrateHero",
+    "IntegrateLatest", "IntegrateReveal", "IntegrateCommit", "IntegrateReport",
 ]  # fmt: skip
 
 
