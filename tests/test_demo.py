@@ -34,7 +34,8 @@ def test_the_demo_kills_recovers_and_publishes_again(shown: tuple[Path, str]) ->
     folder, text = shown
     versions = folder / "show/demo/shots/sq01/sh010/publish/render/renderBeauty"
     assert sorted(path.name for path in versions.iterdir()) == ["v001", "v002"]
-    assert [len(list(path.iterdir())) for path in sorted(versions.iterdir())] == [48, 48]
+    assert [len(list(path.glob("*.exr"))) for path in versions.iterdir()] == [48, 48]
+    assert all(len(list(path.iterdir())) in (48, 49) for path in versions.iterdir())  # a thumbnail, where it can be made
     order = ["published: renderBeauty v001", "killed after", "v002.tmp.", "integrator status", "that process is gone",
              "integrator recover", "rolled back", "published: renderBeauty v002", "all is well", "Try next"]  # fmt: skip
     places = [text.index(words) for words in order]
