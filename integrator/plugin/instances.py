@@ -205,12 +205,21 @@ def tell(instance: Any, version: OpenVersion) -> None:
     instance.data["versionEntity"] = _native(version.document)
     instance.data["published_representations"] = {
         str(document["_id"]["$oid"]): {
-            "representation": _native({**document, "files": list(document["files"])}),
+            "representation": _representation(instance, document),
             "anatomy_data": document["context"],
             "published_files": files[document["name"]],
         }
         for document in version.final_representations()
     }
+
+
+def _representation(instance: Any, document: Mapping[str, Any]) -> dict[str, Any]:
+    """A representation for stock plugins, which expect a list of files.
+
+    Where a request says what is published, `files` stay packed until somebody reads them: there may be 10,000.
+    """
+    files = document["files"] if instance.data.get("publishInstance") is not None else _native(list(document["files"]))
+    return {**_native({name: value for name, value in document.items() if name != "files"}), "files": files}
 
 
 def _native(value: Any) -> Any:
