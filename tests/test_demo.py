@@ -33,11 +33,14 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_the_demo_kills_recovers_and_publishes_again(shown: tuple[Path, str]) -> None:
     folder, text = shown
     versions = folder / "show/demo/shots/sq01/sh010/publish/render/renderBeauty"
-    assert sorted(path.name for path in versions.iterdir()) == ["v001", "v002"]
-    assert [len(list(path.glob("*.exr"))) for path in versions.iterdir()] == [48, 48]
+    names = sorted(path.name for path in versions.iterdir())
+    # On a machine that is busy a publish may come through before it can be killed; then another one is.
+    assert names == [f"v{number:03d}" for number in range(1, len(names) + 1)]
+    assert len(names) >= 2
+    assert {len(list(path.glob("*.exr"))) for path in versions.iterdir()} == {48}
     assert all(len(list(path.iterdir())) in (48, 49) for path in versions.iterdir())  # a thumbnail, where it can be made
     order = ["published: renderBeauty v001", "killed after", "v002.tmp.", "integrator status", "that process is gone",
-             "integrator recover", "rolled back", "published: renderBeauty v002", "all is well", "Try next"]  # fmt: skip
+             "integrator recover", "rolled back", f"published: renderBeauty {names[-1]}", "all is well", "Try next"]  # fmt: skip
     places = [text.index(words) for words in order]
     assert places == sorted(places)
     assert "openjd" not in text
