@@ -137,6 +137,10 @@ def _made(cls: type[IntegratorError]) -> IntegratorError:
         return errors.StorageFailed("write", "v003/beauty.exr", OSError(28, "No space left on device"))
     if cls is errors.Conflict:
         return errors.Conflict("transactions", "a" * 24, "state is 'finished', expected 'open'")
+    if cls is errors.PluginFailed:
+        return errors.PluginFailed("IntegrateNotes", "sh010 model", RuntimeError("no notes"))
+    if cls is errors.ThumbnailFailed:
+        return errors.ThumbnailFailed("/render/beauty.1001.exr", "it is no image")
     if cls is errors.Interrupted:
         return errors.Interrupted(15)
     if issubclass(cls, errors._ProblemList):

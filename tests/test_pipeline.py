@@ -467,3 +467,12 @@ def test_a_report_is_written_in_a_loop_of_others_too(studio: Studio, tmp_path: P
         [document] = [json.loads(path.read_text()) for path in (tmp_path / str(number)).glob("*.json")]
         assert document["outcome"] == ("rolled_back" if plugins else "published")
         assert "IntegrateVersions" in [run["name"] for run in document["plugins"]]
+
+
+def test_a_signal_while_plugins_are_loaded_is_told_as_one(studio: Studio, folder: Path) -> None:
+    """pyblish takes what is raised then for a fault of the file."""
+    (folder / "slow.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\n")
+    before = state(studio)
+    ran = publish(studio, folder)
+    assert ran.code == 143, ran.err
+    assert state(studio) == before

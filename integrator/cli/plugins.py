@@ -31,7 +31,10 @@ def load(call: Call, root: Root) -> Pipeline:
     from integrator.plugin import runner
 
     _keep_quiet()
-    pipeline = runner.load(call.arguments.plugin_path or (), root.settings.after_commit)
+    try:
+        pipeline = runner.load(call.arguments.plugin_path or (), root.settings.after_commit)
+    finally:
+        call.interruptions.check()  # pyblish takes whatever is raised while a file is loaded for a fault of that file
     for plugin in (*pipeline.before, *pipeline.after):
         call.console.detail(f"plugin {plugin.order:g} {plugin.__name__} ({plugin.__module__})")
     return pipeline
@@ -44,8 +47,11 @@ def know_effects(call: Call, root: Root) -> None:
         from integrator.plugin import runner
 
         _keep_quiet()
-        with call.console.aside():
-            root.engine.effects.update(runner.load_effects(named or ()))
+        try:
+            with call.console.aside():
+                root.engine.effects.update(runner.load_effects(named or ()))
+        finally:
+            call.interruptions.check()
 
 
 def _keep_quiet() -> None:
