@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections.abc import Iterator
 from typing import Final
 
 import attrs
@@ -21,6 +23,8 @@ from integrator.root import Root
 _PAUSE: Final = 0.5
 #: Attempts whose leftovers are looked at; older ones were harvested by those.
 _FORMERS: Final = 10
+#: Between a publish id and the number of times that it was amended.
+_AMENDED: Final = "+amend"
 
 
 @attrs.frozen(kw_only=True)
@@ -72,14 +76,22 @@ def look(root: Root, publish_id: str, request: PublishRequest, *, wait: float, a
 
 
 def _amended(root: Root, first: Document, publish_id: str) -> tuple[Document, str]:
-    """The last finished transaction of a publish id, and the id under which it is amended next.
-
-    Each time that it was amended is a transaction with an id of its own.
-    """
+    """The last finished transaction of a publish id, and the id under which it is amended next."""
     newest, number = first, 1
-    while (later := find(root, f"{publish_id}+amend{number}")) is not None and later["state"] == State.FINISHED.value:
+    for later in amendments(root, publish_id):
+        if later["state"] != State.FINISHED.value:
+            break
         newest, number = later, number + 1
-    return newest, f"{publish_id}+amend{number}"
+    return newest, f"{publish_id}{_AMENDED}{number}"
+
+
+def amendments(root: Root, publish_id: str) -> Iterator[Document]:
+    """The transactions that amended, or amend, what was published under an id, in their order; each has an id of its own."""
+    for number in itertools.count(1):
+        found = find(root, f"{publish_id}{_AMENDED}{number}")
+        if found is None:
+            return
+        yield found
 
 
 def _changed(root: Root, document: Document, request: PublishRequest) -> str:

@@ -303,13 +303,15 @@ def _outcome(root: Root, request: PublishRequest, error: IntegratorError, consol
         return failed(error)
     from integrator.model import State
     from integrator.results import of_transaction
-    from integrator.retry import find
+    from integrator.retry import amendments, find
 
     try:
-        document = find(root, str(request.publish_id))
+        first = find(root, str(request.publish_id))
+        found = [first, *amendments(root, str(request.publish_id))] if first is not None else []
     except IntegratorError:
         return failed(_unsettled(error, ""))
-    if document is None or not _ours(root, document["owner"]):
+    document = next((entry for entry in reversed(found) if entry.get("owner") and _ours(root, entry["owner"])), None)
+    if document is None:
         return failed(error)
     if document["state"] == State.FINISHED.value:
         console.say(f"integrator: it was published before this: {shown(error.message)}")
