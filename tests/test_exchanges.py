@@ -216,6 +216,19 @@ def test_a_version_that_another_program_published_cannot_be_amended(prepared: St
             integrator.publish(request, root)
 
 
+@pytest.mark.parametrize("folder", ["v001", "hero"])
+def test_nothing_becomes_a_link_into_a_folder_that_is_exchanged(prepared: Studio, folder: str) -> None:
+    """After the exchange it would lead to itself."""
+    request = exchange_request(prepared, "job")
+    source = next(Path(prepared.path, PUBLISHED, "look/look", folder).glob("*.abc"))
+    linked = {"name": "abc", "files": [str(source)], "transfer": "symlink"}
+    request["instances"] = [{**request["instances"][0], "amend": 1, "hero": True, "representations": [linked]}]
+    before = (prepared.tree(), prepared.documents())
+    with prepared.open() as root, pytest.raises(ValidationRefused, match="is in a folder that is replaced"):
+        integrator.publish(request, root)
+    assert (prepared.tree(), prepared.documents()) == before
+
+
 def test_a_reservation_promises_no_amended_version(prepared: Studio) -> None:
     with prepared.open() as root, pytest.raises(UsageError, match="nothing to reserve"):
         reserve(exchange_request(prepared, "job"), root, seconds=60)
