@@ -70,9 +70,13 @@ class InstancePlan:
 
     @property
     def lease(self) -> str:
-        """Key of the soft lock: project, hierarchy, asset and subset."""
-        parts = (self.publish.project, self.request.hierarchy, self.request.asset, self.request.subset)
-        return "/".join(part for part in parts if part)
+        """Key of the soft lock."""
+        return lease_key(self.publish, self.request)
+
+
+def lease_key(publish: PublishRequest, instance: InstanceRequest) -> str:
+    """Key of the soft lock of a publish instance: project, hierarchy, asset and subset."""
+    return "/".join(part for part in (publish.project, instance.hierarchy, instance.asset, instance.subset) if part)
 
 
 def plan_instance(publish: PublishRequest, instance: InstanceRequest, parents: Parents) -> InstancePlan:

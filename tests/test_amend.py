@@ -210,3 +210,39 @@ def test_what_changes_after_an_early_reveal_is_found_before_the_verdict(studio: 
         Path(version.path, "demo_sh010_model_v001.abc").write_bytes(b"written over")
     assert not os.path.exists(f"{studio.path}/demo/sh010/publish/model/model/v001")
     assert studio.versions("model") == []
+
+
+@pytest.mark.parametrize("elsewhere", ["shots/sq02", "other"])
+def test_a_shot_of_the_same_name_elsewhere_is_not_amended(studio: Studio, elsewhere: str) -> None:
+    mine, other = request(studio), request(studio)
+    if elsewhere == "other":
+        other["project"] = elsewhere
+    else:
+        other["instances"] = [{**instance, "hierarchy": elsewhere} for instance in other["instances"]]
+    with studio.open() as root:
+        for _ in range(2):  # so that it has the number that is published under the id
+            integrator.publish({**other, "publish_id": None}, root)
+        integrator.publish(mine, root)
+        before = (studio.tree(), studio.documents())
+        with pytest.raises(DifferentContent, match="it was for other subsets"):
+            integrator.publish({**other, "publish_id": mine["publish_id"]}, root, on_changed="amend")
+    assert (studio.tree(), studio.documents()) == before
+
+
+def test_what_changed_while_an_earlier_run_was_settled_is_noticed(studio: Studio) -> None:
+    """It was killed after the verdict; its retry finishes it, and must not take that for what is wanted now."""
+    whole = request(studio)
+    whole["instances"] = [{**whole["instances"][0], "hero": True}]
+    fate = Fate()
+    with studio.fresh().open(fate) as root:
+        integrator.publish(whole, root)
+    [verdict] = fate.numbers("state=committed")
+    with studio.open(Fate(kill_at=verdict, when="after"), owner=studio.dead) as root, pytest.raises(Killed):
+        integrator.publish(whole, root)
+    render_again(studio, 1004)
+    with studio.open() as root:
+        with pytest.raises(DifferentContent, match="its sources changed since"):
+            integrator.publish(whole, root)
+        assert integrator.publish(whole, root, on_changed="amend").outcome == "published"
+    assert published(studio, 2, 1004).startswith(b"rendered again")
+    assert studio.leftovers() == []
