@@ -380,9 +380,13 @@ def rolled_back(
 
 
 def mark_stuck(database: Database, document: Document, reason: str) -> None:
-    """Say why a transaction cannot go on; it keeps its claims and lets go of its leases."""
+    """Say why a transaction cannot go on; it keeps its claims, and lets go of its leases if it is to be rolled back.
+
+    A committed one keeps them, too: what is published next must not come before what this one has yet to put in place.
+    """
     mark = {"reason": reason, "at": Now()}
-    released = leases.releases(document["leases"], document["_id"])
+    committed = document["state"] == State.COMMITTED.value
+    released = [] if committed else leases.releases(document["leases"], document["_id"])
     database.commit([_owned(document, State(document["state"]), {"stuck": mark}), *released])
 
 

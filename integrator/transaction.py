@@ -449,7 +449,7 @@ def _when_free(engine: Engine, wait: float, attempt: Callable[[], Any]) -> Any:
             holder = held.lease["transaction"]
             found = recovery.settle(engine, holder)
             if found.outcome != "alive" and holder not in settled:
-                settled.add(holder)  # a stuck one has let go of its lease; its number stays taken
+                settled.add(holder)  # a stuck one may have let go of its lease; its number stays taken
                 continue
             if found.outcome in ("in_doubt", "stuck"):
                 raise Unsettled(f"an earlier publish is not settled: {found.message}", next=found.next) from None
