@@ -7,6 +7,7 @@ The document: ``{"_id", "schema", "state", "actor", "actors", "undoers", "publis
 "root_id", "created", "directories", "folders", "leases": {key: token}, "claims": {key: [lease, number]}, "summary", "finish",
 "stuck", "error", "left", "kept", "attempts", "progress"}``. `actor` is the number of the present actor; `actors` are all there
 were, ascending; `undoers` those of them that were to roll back; `began` is its first owner, `attempts` what was tried before it.
+One that amends what a publish id published, because that changed, has an id of its own, and that id in `amends`.
 
 A reserved one has `expires`, `reservation` (a digest of what it is for) and `successor`: the id under which it goes on if the
 publish that adopts it is rolled back, None once it was given back.

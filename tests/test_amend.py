@@ -246,3 +246,24 @@ def test_what_changed_while_an_earlier_run_was_settled_is_noticed(studio: Studio
         assert integrator.publish(whole, root, on_changed="amend").outcome == "published"
     assert published(studio, 2, 1004).startswith(b"rendered again")
     assert studio.leftovers() == []
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_an_amendment_that_was_killed_is_resumed_by_its_transaction(studio: Studio, settled: bool) -> None:
+    with studio.open() as root:
+        integrator.publish(request(studio), root)
+    render_again(studio, 1004)
+    fate = Fate()
+    with studio.fresh().open(fate) as root:
+        integrator.publish(request(studio), root, on_changed="amend")
+    [verdict] = fate.numbers("state=committed")
+    with studio.open(Fate(kill_at=verdict), owner=studio.dead) as root, pytest.raises(Killed):
+        integrator.publish(request(studio), root, on_changed="amend")
+    killed = integrate(studio, "status")["unfinished"][0]["transaction"]
+    if settled:
+        studio.recover()
+    assert integrate(studio, "resume", killed)["versions"][0]["version"] == 2
+    assert published(studio, 2, 1004).startswith(b"rendered again")
+    with studio.open() as root:
+        assert integrator.publish(request(studio), root, on_changed="amend").outcome == "already_published"
+    assert studio.leftovers() == []
