@@ -340,6 +340,22 @@ class StagingDirectory:
                         self._engine.storage.set_mode(at, self._engine.settings.folder_mode)  # the reply of `mkdir` was lost
                     self._folders[path] = _device_and_inode(at)
 
+    def keep_folder(self, folder: str, source: str) -> None:
+        """Make a folder as the one at `source` (an absolute path) is, after everything in it. Raises `StorageFailed`.
+
+        That of another user gets the mode of the settings: the new one is ours, and must not keep its user out.
+        """
+        self.check_open()
+        _refuse_outside(*_parts(folder))
+        self._folder(folder)
+        try:
+            status = os.stat(source, follow_symlinks=False)
+            if status.st_uid == os.geteuid():
+                with storage.folder(folder, self.fd) as at:
+                    self._engine.storage.set_mode(at, stat.S_IMODE(status.st_mode))
+        except OSError as error:
+            raise StorageFailed("make the folder", folder, error) from error
+
     def _open(self, folder: str) -> int:
         self._folder(folder)
         return storage.open_folder(folder, self.fd)

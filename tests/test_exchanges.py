@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 import threading
 import time
 from pathlib import Path
@@ -118,6 +119,24 @@ def test_the_hero_version_has_the_files_of_its_version_and_those_of_others(prepa
     }  # fmt: skip
     assert os.readlink(Path(prepared.path, PUBLISHED, "cache/cache/latest")) == "v002"
     assert os.readlink(Path(prepared.path, PUBLISHED, "look/look/latest")) == "v001"
+
+
+def test_folders_of_others_stay_as_they_are_in_what_is_exchanged(prepared: Studio) -> None:
+    places = [Path(prepared.path, PUBLISHED, "look/look", name) for name in ("v001", "hero")]
+    for place in places:
+        (place / "notes/empty").mkdir(parents=True)
+        (place / "private").mkdir()
+        (place / "private/list.txt").write_text("somebody's own")
+        (place / "private").chmod(0o500)
+    with prepared.open() as root:
+        exchange(prepared, root)
+    for place in places:
+        assert (place / "notes/empty").is_dir()
+        assert stat.S_IMODE((place / "private").stat().st_mode) == 0o500
+        assert (place / "private/list.txt").read_text() == "somebody's own"
+    with prepared.open() as root:
+        assert missing_files(root) == []
+    assert prepared.leftovers() == []
 
 
 def test_documents_keep_their_ids_and_what_other_programs_wrote_into_them(prepared: Studio) -> None:
