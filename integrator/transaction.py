@@ -189,6 +189,9 @@ class Transaction(Work):
         self.refuse_doomed()
         with self._rolling_back():
             self._show()
+        self._revealed_after = self._savepoints
+        for _, staging in self._live():
+            staging.sealed = True
 
     def _show(self) -> None:
         # 4: everything is there, unchanged and durable before anybody can see it.

@@ -138,6 +138,7 @@ def integrate(studio: Studio, *words: str, code: int = 0) -> dict[str, Any]:
     return answer
 
 
+SAME_SHOT = {"asset": "sh010", "hierarchy": "shots/sq01"}
 SHOT = ("--project", "demo", "--hierarchy", "shots/sq01", "--asset", "sh010", "--subset", "renderBeauty", "--family", "render")
 
 
@@ -266,4 +267,33 @@ def test_an_amendment_that_was_killed_is_resumed_by_its_transaction(studio: Stud
     assert published(studio, 2, 1004).startswith(b"rendered again")
     with studio.open() as root:
         assert integrator.publish(request(studio), root, on_changed="amend").outcome == "already_published"
+    assert studio.leftovers() == []
+
+
+@pytest.mark.parametrize("amend", [None, 1])
+def test_nobody_rolls_back_to_before_an_early_reveal(studio: Studio, amend: int | None) -> None:
+    before = (studio.tree(), studio.documents())
+    what = "only be taken back with the whole publish"
+    with studio.open() as root, pytest.raises(UsageError, match=what), root.begin(project="demo") as assembly:
+        version = assembly.new_version(**SAME_SHOT, subset="renderBeauty", family="render", amend=amend)
+        version.copy(f"{studio.sources}/beauty.%04d.exr", frames="1001")
+        point = assembly.savepoint()
+        assembly.reveal()
+        assembly.roll_back_to(point)
+    assert (studio.tree(), studio.documents()) == before
+    assert studio.leftovers() == []
+
+
+def test_nothing_is_added_to_an_amended_version_after_an_early_reveal(studio: Studio) -> None:
+    with studio.open() as root, root.begin(project="demo") as assembly:
+        version = assembly.new_version(**SAME_SHOT, subset="renderBeauty", family="render", amend=1)
+        version.copy(f"{studio.sources}/beauty.%04d.exr", frames="1001")
+        point = assembly.savepoint()
+        assembly.roll_back_to(point)
+        assembly.reveal()
+        point = assembly.savepoint()
+        with pytest.raises(UsageError, match="nothing can be added"):
+            version.write("late.txt", b"late")
+        assembly.roll_back_to(point)
+    assert not Path(version.final_path("late.txt")).exists()
     assert studio.leftovers() == []
