@@ -3,7 +3,7 @@
 The new directory is built beside the old one, from links to what stays, and the two are exchanged after the verdict; the old one
 is kept in the trash. A representation of the request that is a sequence, or a set of tiles, as the published one of that name is,
 replaces and adds those frames and keeps the others; any other one is replaced as a whole. Representations that the request does
-not name, resources, and files that somebody else put there stay as they are.
+not name, resources, and files and folders that somebody else put there stay as they are.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from integrator import storage
@@ -71,8 +71,9 @@ class Amendment:
         gone = staged | (named - wanted)
         folders: dict[str, list[tuple[str, str]]] = {}
         place = Place(root=self._version.staging.directory.root, path=self._version.staging.directory.final)
-        for name, target in contents(self._root, place):
-            if name not in gone:
+        found = dict(contents(self._root, place))
+        for name, target in found.items():
+            if name not in gone and not name.endswith("/"):
                 folder, _, base = name.rpartition("/")
                 folders.setdefault(folder, []).append((base, target))
         settings = self._root.settings
@@ -87,6 +88,7 @@ class Amendment:
                 as_they_are = Policy(transfer="symlink", checksum="none", fallback="refuse", mode=0, keep_times=True)
                 names, targets = [name for name, _ in links], [target for _, target in links]
                 self._version.staging.transfer(targets, names, as_they_are, folder=folder)
+        keep_folders(self._version.staging, self._version.final_path(), found, found.keys() - gone)
         missing = wanted - set(self._version.staging.names())
         if missing:
             raise ValidationRefused(
@@ -214,12 +216,29 @@ def _first(old: Document, fresh: Document, frame: int) -> dict[str, Any]:
 
 
 def contents(root: Root, place: Place) -> Iterator[tuple[str, str]]:
-    """Every file of a directory, if it is there: path inside it, and the target if it is a symbolic link.
+    """Everything in a directory, if it is there: path inside it (of folders with a "/"), and the target of a symbolic link.
 
     Raises `ValidationRefused` for what is neither a file nor a link nor a folder.
     """
     with root.engine.root(place.root) as fd, contextlib.suppress(FileNotFoundError), storage.folder(place.path, fd) as at:
         yield from _walk(at, "", root.absolute(place))
+
+
+def keep_folders(staging: StagingDirectory, path: str, found: Iterable[str], kept: Collection[str]) -> None:
+    """Give the new directory the folders of the old one at `path`, with their modes; called when their files are linked.
+
+    `found` is what `contents` found, `kept` what of it stays. A folder goes with the last of its files.
+    """
+    names = list(found)
+    used, stays = set[str](), set[str]()
+    for name in names:
+        if not name.endswith("/"):
+            above = {name[: n + 1] for n, character in enumerate(name) if character == "/"}
+            used |= above
+            stays |= above if name in kept else set()
+    # The inner ones first: nothing may be made in those that are read-only then.
+    for name in sorted((name for name in names if name.endswith("/") and (name in stays or name not in used)), reverse=True):
+        staging.keep_folder(name.rstrip("/"), os.path.join(path, name))
 
 
 def staged_contents(staging: StagingDirectory) -> Iterator[tuple[str, str]]:
@@ -237,6 +256,7 @@ def _walk(fd: int, prefix: str, shown: str) -> Iterator[tuple[str, str]]:
                     raise ValidationRefused(
                         [Problem(f"{shown}/{prefix}{name}", "is a mount, and would be left behind: unmount it")]
                     )
+                yield f"{prefix}{name}/", ""
                 yield from _walk(inner, f"{prefix}{name}/", shown)
         elif stat.S_ISLNK(mode):
             yield prefix + name, os.readlink(name, dir_fd=fd)

@@ -32,7 +32,7 @@ from integrator.hero import follow
 from integrator.layout import collision_key
 from integrator.ledger import Plan
 from integrator.model import Document, Place, State, new_id, object_id
-from integrator.preflight import InstancePlan, destination_problems, plan_instance
+from integrator.preflight import InstancePlan, destination_problems, plan_instance, source_problems
 from integrator.representations import extension, frames_of, inspect, resolve
 from integrator.request import PublishRequest, parse_request
 from integrator.results import PublishedRepresentation, PublishedVersion, PublishResult
@@ -518,7 +518,7 @@ class OpenVersion(Version):
             policy=self._root.policy,
             missing_frames=self._root.settings.missing_frames,
         )
-        if sources is None or (problems := inspect(sources.paths)):
+        if sources is None or (problems := inspect(sources.paths) or source_problems(self._root, self._plan, sources)):
             raise ValidationRefused(problems)
         named = name_sources(self._root, self._plan, sources, self.number, sources.representation.output)
         used = set(map(collision_key, self._names()))

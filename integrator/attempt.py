@@ -129,7 +129,8 @@ class Attempt:
         facts = {
             "purpose": "publish", "publish_id": earlier.publish_id or self.publish_id, "fingerprint": self.asked.fingerprint(),
             "sources": sources, "project": self.request.project, "attempts": earlier.attempts,
-            "request": repeatable(self._wanted(self.asked)), "plugins": list(self._terms.plugins),
+            "request": repeatable(self.asked), "plugins": list(self._terms.plugins),
+            **({"amends": self.publish_id} if earlier.publish_id else {}),
         }  # fmt: skip
         try:
             if earlier.reservation is not None:

@@ -2,7 +2,7 @@
 
 The answer has a `kind`:
 
-* `published`: the directory of a published version, or a file that its documents name;
+* `published`: the directory of a published version, or a file that its documents name; the same of a hero version, with `hero`;
 * `foreign`: inside a root, and no publish made it: a version directory without a document, or a file beside the published ones;
 * `unfinished`: a version directory of a transaction that is not settled; `staging`: a staging directory, or inside one;
 * `trash`: what a publish replaced, or what a rollback took away; `engine`: another folder of the engine;
@@ -61,11 +61,18 @@ def _at(root: Reader, path: str) -> Document:
     for depth, part in enumerate(parts, 1):
         version, mark, transaction = part.partition(STAGING_MARK)
         numbers = {layout.version_number(version) for layout in root.layouts} - {None}
-        if not numbers:
+        is_hero = any(layout.is_hero_folder("/".join(parts[:depth])) for layout in root.layouts)
+        if not numbers and not is_hero:
             continue
         if mark:
             return {"kind": "staging", **_transaction(root, transaction.partition(".")[0])}
         folder = f"{{root[{name}]}}/{'/'.join(parts[:depth])}"
+        if is_hero:
+            for project in _projects(root, parts):
+                for document in root.documents(project, {"type": "hero_version"}):
+                    if folder_of(document) == folder:
+                        return _hero(root, project, document, part, "/".join(parts[depth:]))
+            continue
         for project in _projects(root, parts):
             for document in root.documents(project, {"type": "version", "name": tuple(numbers)}):
                 if folder_of(document) == folder:
@@ -115,6 +122,17 @@ def _published(root: Reader, project: str, document: Document, inside: str) -> D
         **_transaction(root, str(ours.get("transaction") or "")),
         "publish_id": ours.get("publish_id"),
     }
+
+
+def _hero(root: Reader, project: str, hero: Document, name: str, inside: str) -> Document:
+    """The same of a hero version: of which version, and by whom it was put there."""
+    representation = _representation(root, project, hero, inside) if inside else ""
+    version = root.database.read(PROJECT + project, hero["version_id"])
+    if representation is None or version is None:
+        return {"kind": "foreign", "version_directory": name}
+    ours = (hero.get("data") or {}).get("integrator") or {}
+    by = {**_transaction(root, str(ours.get("transaction") or "")), "publish_id": ours.get("publish_id")}
+    return {**_published(root, project, version, ""), "hero": True, "representation": representation, **by}
 
 
 def _representation(root: Reader, project: str, version: Document, inside: str) -> str | None:

@@ -1,7 +1,7 @@
 """Pointers to a version: the hero version, and the link `latest`.
 
 The folder of the hero version is made of links to the files of the version, under names without a number, beside the old one; the
-two are exchanged after the verdict, and the old one is kept in the trash. Files that somebody else put into the old one stay.
+two are exchanged after the verdict, and the old one is kept in the trash. What somebody else put into the old one stays.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from integrator.amend import contents, staged_contents
+from integrator.amend import contents, keep_folders, staged_contents
 from integrator.database import PROJECT
 from integrator.documents import Stamp
 from integrator.encoding import Packed
@@ -49,8 +49,8 @@ def stage_hero(root: Root, transaction: Transaction, version: Version) -> None:
     subset = instance.parents.subset
     values = {name: value for name, value in instance.values(root, version.number).items() if name != "version"}
     place = root.layout.hero_folder(values)
-    found = root.documents(instance.publish.project, {"type": "hero_version", "parent": subset["_id"]}, limit=1)
-    before = found[0] if found else None
+    heroes = root.documents(instance.publish.project, {"type": "hero_version", "parent": subset["_id"]}, limit=1)
+    before = heroes[0] if heroes else None
     where = {"type": "representation", "parent": before["_id"]} if before else {}
     old = root.documents(instance.publish.project, where) if before else []
     [staging] = transaction.extend(lambda name: _plan(root, instance, place, name))
@@ -65,9 +65,12 @@ def stage_hero(root: Root, transaction: Transaction, version: Version) -> None:
     ours = {_inside(file["path"], rootless) for entry in old for file in entry["files"]}
     ours |= {_inside(entry["path"], rootless) for entry in _stored(before).get("resources") or ()}
     taken = {collision_key(name) for name in names.values()}
-    kept = [(name, target) for name, target in contents(root, place) if name not in ours and collision_key(name) not in taken]
+    found = dict(contents(root, place))
+    kept = {name: target for name, target in found.items() if name not in ours and collision_key(name) not in taken}
     _link(root, staging, version.staging.path, version.final_path(), _sources(version, names))
-    _link(root, staging, staging.final_path, staging.final_path, [(name, name, target) for name, target in kept])
+    files = [(name, name, target) for name, target in kept.items() if not name.endswith("/")]
+    _link(root, staging, staging.final_path, staging.final_path, files)
+    keep_folders(staging, staging.final_path, found, kept)
     there = {f"{rootless}/{name}" for name in staging.names()}
     changes, pointers = replacement(collection, old, new, there)
     fields = [("version_id",), ("data", "integrator")]

@@ -7,6 +7,7 @@ The document: ``{"_id", "schema", "state", "actor", "actors", "undoers", "publis
 "root_id", "created", "directories", "folders", "leases": {key: token}, "claims": {key: [lease, number]}, "summary", "finish",
 "stuck", "error", "left", "kept", "attempts", "progress"}``. `actor` is the number of the present actor; `actors` are all there
 were, ascending; `undoers` those of them that were to roll back; `began` is its first owner, `attempts` what was tried before it.
+One that amends what a publish id published, because that changed, has an id of its own, and that id in `amends`.
 
 A reserved one has `expires`, `reservation` (a digest of what it is for) and `successor`: the id under which it goes on if the
 publish that adopts it is rolled back, None once it was given back.
@@ -380,9 +381,13 @@ def rolled_back(
 
 
 def mark_stuck(database: Database, document: Document, reason: str) -> None:
-    """Say why a transaction cannot go on; it keeps its claims and lets go of its leases."""
+    """Say why a transaction cannot go on; it keeps its claims, and lets go of its leases if it is to be rolled back.
+
+    A committed one keeps them, too: what is published next must not come before what this one has yet to put in place.
+    """
     mark = {"reason": reason, "at": Now()}
-    released = leases.releases(document["leases"], document["_id"])
+    committed = document["state"] == State.COMMITTED.value
+    released = [] if committed else leases.releases(document["leases"], document["_id"])
     database.commit([_owned(document, State(document["state"]), {"stuck": mark}), *released])
 
 

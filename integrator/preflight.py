@@ -70,9 +70,13 @@ class InstancePlan:
 
     @property
     def lease(self) -> str:
-        """Key of the soft lock: project, hierarchy, asset and subset."""
-        parts = (self.publish.project, self.request.hierarchy, self.request.asset, self.request.subset)
-        return "/".join(part for part in parts if part)
+        """Key of the soft lock."""
+        return lease_key(self.publish, self.request)
+
+
+def lease_key(publish: PublishRequest, instance: InstanceRequest) -> str:
+    """Key of the soft lock of a publish instance: project, hierarchy, asset and subset."""
+    return "/".join(part for part in (publish.project, instance.hierarchy, instance.asset, instance.subset) if part)
 
 
 def plan_instance(publish: PublishRequest, instance: InstanceRequest, parents: Parents) -> InstancePlan:
@@ -329,13 +333,32 @@ def _survey(root: Root, plans: Sequence[InstancePlan], problems: list[Problem]) 
         where = nearest_folder(root, plan)
         device = os.stat(where).st_dev
         need = needs.setdefault(device, _Need(where=where, device=device, most_links=_most_links(where)))
+        replaced = _replaced_folders(root, plan)
         sources = tuple(
-            attrs.evolve(entry, looked=_look(root, _way(root, entry), entry.paths, need, problems)) for entry in plan.sources
+            attrs.evolve(entry, looked=_look(root, _way(root, entry), entry.paths, need, problems, replaced))
+            for entry in plan.sources
         )
         problems += _bound_elsewhere(root, plan, where)
         beside = _look(root, "copy", [resource.source for resource in plan.resources], need, problems)
         looked.append(attrs.evolve(plan, sources=sources, resources_looked=beside if plan.resources else None))
     return looked, list(needs.values())
+
+
+def source_problems(root: Root, plan: InstancePlan, sources: Sources) -> list[Problem]:
+    """What stands against the files of one representation, where they are added to a version one after the other."""
+    where, problems = nearest_folder(root, plan), list[Problem]()
+    need = _Need(where=where, device=os.stat(where).st_dev, most_links=_most_links(where))
+    _look(root, _way(root, sources), sources.paths, need, problems, _replaced_folders(root, plan))
+    return [*problems, *_bound_elsewhere(root, attrs.evolve(plan, sources=(sources,)), where)]
+
+
+def _replaced_folders(root: Root, plan: InstancePlan) -> tuple[str, ...]:
+    """Absolute paths, without links, of what is exchanged for new content by a publish of this subset, now or later."""
+    number = plan.request.amend
+    places = [root.layout.hero_folder({name: value for name, value in plan.values(root, 1).items() if name != "version"})]
+    if number is not None:
+        places.append(root.layout.version_folder(plan.values(root, number)))
+    return tuple(os.path.realpath(root.absolute(place)) for place in places)
 
 
 def _bound_elsewhere(root: Root, plan: InstancePlan, where: str) -> Iterator[Problem]:
@@ -354,7 +377,9 @@ def _way(root: Root, sources: Sources) -> str:
     return "adopt" if sources.promised else sources.representation.transfer or root.settings.transfer
 
 
-def _look(root: Root, way: str, paths: Sequence[str], need: _Need, problems: list[Problem]) -> Facts:
+def _look(
+    root: Root, way: str, paths: Sequence[str], need: _Need, problems: list[Problem], replaced: Sequence[str] = ()
+) -> Facts:
     """Look at the sources of one representation, some at a time: what `stat` returns is large."""
     facts = Facts()
     for start in range(0, len(paths), _GLANCE):
@@ -364,7 +389,7 @@ def _look(root: Root, way: str, paths: Sequence[str], need: _Need, problems: lis
         need.size += sum(status.st_size for status in found if way == "copy" or status.st_dev != need.device)
         read_only_links = way == "hardlink" and not root.settings.link_writable
         if read_only_links or _is_doubtful(way, found, need):
-            rule = _Rule(root=root, way=way, need=need)
+            rule = _Rule(root=root, way=way, need=need, replaced=replaced)
             wrong = ((path, rule.problem(path, status)) for path, status in zip(some, found))
             problems += [(NotThere if what == EMPTY else Problem)(path, what) for path, what in wrong if what]
         facts.sizes.extend([status.st_size for status in found])
@@ -408,6 +433,8 @@ class _Rule:
     root: Root
     way: str
     need: _Need
+    #: Folders that are exchanged: a link into them would lead to what is in place afterwards, perhaps to itself.
+    replaced: Sequence[str]
 
     def problem(self, path: str, status: os.stat_result) -> str:
         refuse = self.root.settings.link_fallback == "refuse"
@@ -434,6 +461,8 @@ class _Rule:
             return "is published, or belongs to the engine: it cannot be moved away, only copied or linked"
         if self.way == "symlink" and not self.root.settings.symlink_outside and not _inside(self.root, path):
             return "is outside the root, and symbolic links to there are not allowed (symlink_outside)"
+        if self.way == "symlink" and any(os.path.realpath(path).startswith(f"{folder}/") for folder in self.replaced):
+            return "is in a folder that is replaced by another, and a link would lead to what is there then: copy or hard-link it"
         return ""
 
 

@@ -14,7 +14,7 @@ from integrator.database import LEASES, TRANSACTIONS
 from integrator.errors import BudgetUsedUp, DifferentContent, Unsettled, VersionTaken
 from integrator.leases import Held, busy
 from integrator.model import Document, Place, State
-from integrator.preflight import present_sources
+from integrator.preflight import lease_key, present_sources
 from integrator.request import PublishRequest
 from integrator.results import PublishResult, of_transaction
 from integrator.root import Root
@@ -62,17 +62,22 @@ def look(root: Root, publish_id: str, request: PublishRequest, *, wait: float, a
     """
     first = find(root, publish_id)
     if first is None or first["state"] != State.FINISHED.value:
-        return _look(root, publish_id, request, wait)
-    newest, following = _amended(root, first, publish_id)
-    changed = _changed(root, newest, request)
-    if not changed:
-        return Earlier(answer=of_transaction(root, newest, "already_published"))
-    if not amend:
-        raise _different(first, publish_id, "used", changed)
-    earlier = _look(root, following, request, wait)
-    if earlier.answer is not None:
-        return earlier
-    return attrs.evolve(earlier, publish_id=following, amends=_published_numbers(first, publish_id, request))
+        earlier = _look(root, publish_id, request, wait)
+        first = find(root, publish_id)
+        if earlier.answer is None or first is None:
+            return earlier
+    while True:
+        newest, following = _amended(root, first, publish_id)
+        changed = _changed(root, newest, request)
+        if not changed:
+            return Earlier(answer=of_transaction(root, newest, "already_published"))
+        if not amend:
+            raise _different(first, publish_id, "used", changed)
+        numbers = _published_numbers(first, publish_id, request)
+        earlier = _look(root, following, request, wait)
+        if earlier.answer is None:
+            return attrs.evolve(earlier, publish_id=following, amends=numbers)
+        # It ended just now, and may have read the sources before they changed.
 
 
 def _amended(root: Root, first: Document, publish_id: str) -> tuple[Document, str]:
@@ -104,8 +109,10 @@ def _changed(root: Root, document: Document, request: PublishRequest) -> str:
 
 def _published_numbers(document: Document, publish_id: str, request: PublishRequest) -> tuple[int, ...]:
     versions = (document.get("summary") or {}).get("versions") or ()
-    published = [(entry["asset"], entry["subset"], entry["family"]) for entry in versions]
-    if published != [(instance.asset, instance.subset, instance.family) for instance in request.instances]:
+    published = [(entry["project"], entry["asset"], entry["subset"], entry["family"]) for entry in versions]
+    wanted = [(request.project, instance.asset, instance.subset, instance.family) for instance in request.instances]
+    # Two sequences may both have a shot of one name: the soft locks tell them apart.
+    if published != wanted or not {lease_key(request, instance) for instance in request.instances} <= set(document["leases"]):
         raise _different(document, publish_id, "used", "it was for other subsets, so there is nothing to amend")
     return tuple(entry["version"] for entry in versions)
 

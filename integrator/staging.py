@@ -57,8 +57,10 @@ class StagingDirectory:
         self._journal = journal
         self.directory = directory
         self.index = index
-        #: Whether it has its final name: nothing can be added then.
+        #: Whether it has its final name.
         self.revealed = False
+        #: Whether it was part of an early reveal: nothing can be added then, also to what gets its final name later.
+        self.sealed = False
         self._groups: list[_Group] = []
         self._folders: dict[str, tuple[int, int]] = {}
         self.stop = Event()
@@ -340,6 +342,22 @@ class StagingDirectory:
                         self._engine.storage.set_mode(at, self._engine.settings.folder_mode)  # the reply of `mkdir` was lost
                     self._folders[path] = _device_and_inode(at)
 
+    def keep_folder(self, folder: str, source: str) -> None:
+        """Make a folder as the one at `source` (an absolute path) is, after everything in it. Raises `StorageFailed`.
+
+        That of another user gets the mode of the settings: the new one is ours, and must not keep its user out.
+        """
+        self.check_open()
+        _refuse_outside(*_parts(folder))
+        self._folder(folder)
+        try:
+            status = os.stat(source, follow_symlinks=False)
+            if status.st_uid == os.geteuid():
+                with storage.folder(folder, self.fd) as at:
+                    self._engine.storage.set_mode(at, stat.S_IMODE(status.st_mode))
+        except OSError as error:
+            raise StorageFailed("make the folder", folder, error) from error
+
     def _open(self, folder: str) -> int:
         self._folder(folder)
         return storage.open_folder(folder, self.fd)
@@ -366,14 +384,9 @@ class StagingDirectory:
         return len(self._groups)
 
     def take_back(self, position: int) -> None:
-        """Remove what was staged since `position`. Safe when overtaken: all names are below our own descriptor.
-
-        Raises `UsageError` for what others can see already.
-        """
-        if self.revealed:
-            if position < len(self._groups):
-                raise UsageError(f"{self.final_path} was revealed early: it can only be taken back with the whole publish")
-            return
+        """Remove what was staged since `position`. Safe when overtaken: all names are below our own descriptor."""
+        if self.sealed:
+            return  # nothing was: no savepoint from before an early reveal is rolled back to
         for group in self._groups[position:]:
             at = storage.open_folder(group.folder, self.fd)
             try:
@@ -475,7 +488,7 @@ class StagingDirectory:
         """Raise `UsageError` once this is closed: its descriptors may be those of other files by then."""
         if self.fd < 0:
             raise UsageError(f"{self.final_path} is no part of an open transaction any more. Nothing was written")
-        if self.revealed:
+        if self.sealed:
             raise UsageError(f"{self.final_path} was revealed early: nothing can be added to it any more. Nothing was written")
 
     def close(self) -> None:

@@ -189,6 +189,9 @@ class Transaction(Work):
         self.refuse_doomed()
         with self._rolling_back():
             self._show()
+        self._revealed_after = self._savepoints
+        for _, staging in self._live():
+            staging.sealed = True
 
     def _show(self) -> None:
         # 4: everything is there, unchanged and durable before anybody can see it.
@@ -449,7 +452,7 @@ def _when_free(engine: Engine, wait: float, attempt: Callable[[], Any]) -> Any:
             holder = held.lease["transaction"]
             found = recovery.settle(engine, holder)
             if found.outcome != "alive" and holder not in settled:
-                settled.add(holder)  # a stuck one has let go of its lease; its number stays taken
+                settled.add(holder)  # a stuck one may have let go of its lease; its number stays taken
                 continue
             if found.outcome in ("in_doubt", "stuck"):
                 raise Unsettled(f"an earlier publish is not settled: {found.message}", next=found.next) from None

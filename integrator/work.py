@@ -69,6 +69,8 @@ class Work(abc.ABC):
         self._pointers: list[Document] = []
         self._number = 0
         self._savepoints = 0
+        #: Number of savepoints before the last early reveal: none of those can be rolled back to.
+        self._revealed_after = 0
         #: The first failure and the number of savepoints before it: it dooms the transaction, unless a savepoint takes it back.
         self._failure: tuple[int, BaseException] | None = None
         #: Whether this actor has tried to roll back, or must not: it tries once, and recovery does the rest.
@@ -234,7 +236,7 @@ class Work(abc.ABC):
 
     def _undo_since(self, point: Savepoint) -> None:
         journal, actor = self._open_journal(), Actor.of(self.document)
-        if any(staging.revealed for staging in self.staging[point.directories :] if staging is not None):
+        if point.number <= self._revealed_after:
             raise UsageError("a version that was revealed early can only be taken back with the whole publish")
         for number, name, arguments, result in reversed(self._effects[point.effects :]):
             operations.compensate_effect(self._engine, actor, number, name, arguments, result)

@@ -138,6 +138,7 @@ def integrate(studio: Studio, *words: str, code: int = 0) -> dict[str, Any]:
     return answer
 
 
+SAME_SHOT = {"asset": "sh010", "hierarchy": "shots/sq01"}
 SHOT = ("--project", "demo", "--hierarchy", "shots/sq01", "--asset", "sh010", "--subset", "renderBeauty", "--family", "render")
 
 
@@ -210,3 +211,89 @@ def test_what_changes_after_an_early_reveal_is_found_before_the_verdict(studio: 
         Path(version.path, "demo_sh010_model_v001.abc").write_bytes(b"written over")
     assert not os.path.exists(f"{studio.path}/demo/sh010/publish/model/model/v001")
     assert studio.versions("model") == []
+
+
+@pytest.mark.parametrize("elsewhere", ["shots/sq02", "other"])
+def test_a_shot_of_the_same_name_elsewhere_is_not_amended(studio: Studio, elsewhere: str) -> None:
+    mine, other = request(studio), request(studio)
+    if elsewhere == "other":
+        other["project"] = elsewhere
+    else:
+        other["instances"] = [{**instance, "hierarchy": elsewhere} for instance in other["instances"]]
+    with studio.open() as root:
+        for _ in range(2):  # so that it has the number that is published under the id
+            integrator.publish({**other, "publish_id": None}, root)
+        integrator.publish(mine, root)
+        before = (studio.tree(), studio.documents())
+        with pytest.raises(DifferentContent, match="it was for other subsets"):
+            integrator.publish({**other, "publish_id": mine["publish_id"]}, root, on_changed="amend")
+    assert (studio.tree(), studio.documents()) == before
+
+
+def test_what_changed_while_an_earlier_run_was_settled_is_noticed(studio: Studio) -> None:
+    """It was killed after the verdict; its retry finishes it, and must not take that for what is wanted now."""
+    whole = request(studio)
+    whole["instances"] = [{**whole["instances"][0], "hero": True}]
+    fate = Fate()
+    with studio.fresh().open(fate) as root:
+        integrator.publish(whole, root)
+    [verdict] = fate.numbers("state=committed")
+    with studio.open(Fate(kill_at=verdict, when="after"), owner=studio.dead) as root, pytest.raises(Killed):
+        integrator.publish(whole, root)
+    render_again(studio, 1004)
+    with studio.open() as root:
+        with pytest.raises(DifferentContent, match="its sources changed since"):
+            integrator.publish(whole, root)
+        assert integrator.publish(whole, root, on_changed="amend").outcome == "published"
+    assert published(studio, 2, 1004).startswith(b"rendered again")
+    assert studio.leftovers() == []
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_an_amendment_that_was_killed_is_resumed_by_its_transaction(studio: Studio, settled: bool) -> None:
+    with studio.open() as root:
+        integrator.publish(request(studio), root)
+    render_again(studio, 1004)
+    fate = Fate()
+    with studio.fresh().open(fate) as root:
+        integrator.publish(request(studio), root, on_changed="amend")
+    [verdict] = fate.numbers("state=committed")
+    with studio.open(Fate(kill_at=verdict), owner=studio.dead) as root, pytest.raises(Killed):
+        integrator.publish(request(studio), root, on_changed="amend")
+    killed = integrate(studio, "status")["unfinished"][0]["transaction"]
+    if settled:
+        studio.recover()
+    assert integrate(studio, "resume", killed)["versions"][0]["version"] == 2
+    assert published(studio, 2, 1004).startswith(b"rendered again")
+    with studio.open() as root:
+        assert integrator.publish(request(studio), root, on_changed="amend").outcome == "already_published"
+    assert studio.leftovers() == []
+
+
+@pytest.mark.parametrize("amend", [None, 1])
+def test_nobody_rolls_back_to_before_an_early_reveal(studio: Studio, amend: int | None) -> None:
+    before = (studio.tree(), studio.documents())
+    what = "only be taken back with the whole publish"
+    with studio.open() as root, pytest.raises(UsageError, match=what), root.begin(project="demo") as assembly:
+        version = assembly.new_version(**SAME_SHOT, subset="renderBeauty", family="render", amend=amend)
+        version.copy(f"{studio.sources}/beauty.%04d.exr", frames="1001")
+        point = assembly.savepoint()
+        assembly.reveal()
+        assembly.roll_back_to(point)
+    assert (studio.tree(), studio.documents()) == before
+    assert studio.leftovers() == []
+
+
+def test_nothing_is_added_to_an_amended_version_after_an_early_reveal(studio: Studio) -> None:
+    with studio.open() as root, root.begin(project="demo") as assembly:
+        version = assembly.new_version(**SAME_SHOT, subset="renderBeauty", family="render", amend=1)
+        version.copy(f"{studio.sources}/beauty.%04d.exr", frames="1001")
+        point = assembly.savepoint()
+        assembly.roll_back_to(point)
+        assembly.reveal()
+        point = assembly.savepoint()
+        with pytest.raises(UsageError, match="nothing can be added"):
+            version.write("late.txt", b"late")
+        assembly.roll_back_to(point)
+    assert not Path(version.final_path("late.txt")).exists()
+    assert studio.leftovers() == []

@@ -339,3 +339,18 @@ def test_a_file_system_that_keeps_no_times_gets_its_publishes(root: Root, studio
         [name] = os.listdir(version.path)
         os.utime(f"{version.path}/{name}")
     assert studio.leftovers() == []
+
+
+def test_what_is_published_is_not_moved_away_into_another_version(studio: Studio, root: Root) -> None:
+    before = studio.tree()
+    published = next(path for path in Path(studio.path).rglob("*.exr"))
+    with pytest.raises(ValidationRefused, match="it cannot be moved away"), root.begin(project="demo") as assembly:
+        assembly.new_version(asset="hero", subset="main", family="model").move(str(published))
+    assert studio.tree() == before
+    assert studio.leftovers() == []
+
+
+def test_a_link_to_the_outside_is_refused_as_in_a_request(studio: Studio, root: Root) -> None:
+    with pytest.raises(ValidationRefused, match="is outside the root"), root.begin(project="demo") as assembly:
+        assembly.new_version(asset="hero", subset="main", family="model").symlink(f"{studio.sources}/cam.abc")
+    assert studio.leftovers() == []

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 import threading
 import time
 from pathlib import Path
@@ -120,6 +121,24 @@ def test_the_hero_version_has_the_files_of_its_version_and_those_of_others(prepa
     assert os.readlink(Path(prepared.path, PUBLISHED, "look/look/latest")) == "v001"
 
 
+def test_folders_of_others_stay_as_they_are_in_what_is_exchanged(prepared: Studio) -> None:
+    places = [Path(prepared.path, PUBLISHED, "look/look", name) for name in ("v001", "hero")]
+    for place in places:
+        (place / "notes/empty").mkdir(parents=True)
+        (place / "private").mkdir()
+        (place / "private/list.txt").write_text("somebody's own")
+        (place / "private").chmod(0o500)
+    with prepared.open() as root:
+        exchange(prepared, root)
+    for place in places:
+        assert (place / "notes/empty").is_dir()
+        assert stat.S_IMODE((place / "private").stat().st_mode) == 0o500
+        assert (place / "private/list.txt").read_text() == "somebody's own"
+    with prepared.open() as root:
+        assert missing_files(root) == []
+    assert prepared.leftovers() == []
+
+
 def test_documents_keep_their_ids_and_what_other_programs_wrote_into_them(prepared: Studio) -> None:
     def representations(root: Root) -> dict[tuple[str, str], Any]:
         found = root.documents("demo", {"type": "representation"})
@@ -214,6 +233,19 @@ def test_a_version_that_another_program_published_cannot_be_amended(prepared: St
         request["instances"] = [{**amended, "amend": 9}]
         with pytest.raises(ValidationRefused, match="another program put it"):
             integrator.publish(request, root)
+
+
+@pytest.mark.parametrize("folder", ["v001", "hero"])
+def test_nothing_becomes_a_link_into_a_folder_that_is_exchanged(prepared: Studio, folder: str) -> None:
+    """After the exchange it would lead to itself."""
+    request = exchange_request(prepared, "job")
+    source = next(Path(prepared.path, PUBLISHED, "look/look", folder).glob("*.abc"))
+    linked = {"name": "abc", "files": [str(source)], "transfer": "symlink"}
+    request["instances"] = [{**request["instances"][0], "amend": 1, "hero": True, "representations": [linked]}]
+    before = (prepared.tree(), prepared.documents())
+    with prepared.open() as root, pytest.raises(ValidationRefused, match="is in a folder that is replaced"):
+        integrator.publish(request, root)
+    assert (prepared.tree(), prepared.documents()) == before
 
 
 def test_a_reservation_promises_no_amended_version(prepared: Studio) -> None:

@@ -900,6 +900,19 @@ def test_a_stuck_transaction_lets_go_of_its_leases_and_keeps_its_numbers(databas
     assert _read(database, TRANSACTIONS, A).get("stuck") is None
 
 
+def test_a_stuck_transaction_that_is_committed_keeps_its_leases(database: Database) -> None:
+    """Whoever came next would be overtaken by what it has yet to put in place."""
+    document = _begin(database, A, ("hero", 1))
+    ledger.verdict(database, document, [], [{"kind": "effect"}], {})
+    ledger.mark_stuck(database, document, "its plugin is not here")
+    stuck = _read(database, TRANSACTIONS, A)
+    with pytest.raises(Held):
+        _begin(database, B, ("hero", 2))
+    taken = ledger.take_over(database, stuck, ledger.lease_rows(database, stuck), _owner(), TIMES)
+    ledger.finished(database, taken, [], [])
+    _begin(database, B, ("hero", 2))
+
+
 def test_unsettled_are_the_ones_that_recovery_looks_at(database: Database) -> None:
     documents = [_begin(database, f"{n:024x}", (f"s{n}", 1)) for n in range(5)]
     ledger.verdict(database, documents[1], [], [{"verb": "exchange"}], {})

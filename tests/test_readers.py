@@ -513,6 +513,23 @@ def test_blame_names_the_publish_of_a_directory_and_of_every_file_in_it(studio: 
         assert found["publish_id"]
 
 
+def test_blame_knows_hero_versions(studio: Studio, reader: Reader) -> None:
+    request = studio.request("hero")
+    request["instances"] = [{**request["instances"][1], "hero": True}]
+    with studio.open() as root:
+        transaction = integrator.publish(request, root).transaction
+    hero = Path(studio.path, SUBSET, "hero")
+    (hero / "notes.txt").write_text("somebody's own")
+    (hero.parent / f"hero.tmp.{'a' * 24}").mkdir()
+    for inside, representation in [("", ""), ("demo_sh010_camera_hero.abc", "abc"), ("resources/deep/cam.abc", "resources")]:
+        found = blame(reader, str(hero / inside))
+        assert (found["kind"], found["hero"], found["version"], found["representation"]) == ("published", True, 2, representation)
+        assert (found["transaction"], found["publish_id"], found["author"]) == (transaction, "hero", "anna")
+    assert "hero version of demo/shots/sq01/sh010 camera v002" in Run("blame", str(hero), "--root", studio.path).out
+    assert blame(reader, str(hero / "notes.txt"))["kind"] == "foreign"
+    assert blame(reader, f"{hero}.tmp.{'a' * 24}")["kind"] == "staging"
+
+
 def test_blame_takes_relative_paths_and_follows_links(
     studio: Studio, reader: Reader, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

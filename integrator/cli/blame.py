@@ -46,7 +46,8 @@ def _print(console: Console, found: Mapping[str, Any]) -> None:
     if found["kind"] == "published":
         where = "/".join(filter(None, (found["project"], found["hierarchy"], found["asset"])))
         representation = f", {found['representation']}" if found["representation"] else ""
-        console.print(shown(f"  published: {where} {found['subset']} v{found['version']:03d}{representation}"))
+        hero = "hero version of " if found.get("hero") else ""
+        console.print(shown(f"  published: {hero}{where} {found['subset']} v{found['version']:03d}{representation}"))
     else:
         inside = f" (inside {found['version_directory']}, which is published)" if "version_directory" in found else ""
         console.print(f"  {_SAID[found['kind']]}{inside}")

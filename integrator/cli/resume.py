@@ -43,6 +43,8 @@ def run(call: Call) -> int:
                 "its request was not kept: it was put together by a program, or lists too many files",
                 next="run that program, or publish the request, again under the same publish id; what was left is taken over",
             )
-        publish_id = document.get("publish_id") or document.get("former_publish_id")
+        publish_id = document.get("amends") or document.get("publish_id") or document.get("former_publish_id")
+        if document.get("amends"):  # what was published under that id; the attempt had an id of its own
+            call.arguments.on_changed = "amend"
         request = parse_request({**document["request"], "publish_id": publish_id}, root.policy)
         return carry_out(call, root, request, on_farm=False)
