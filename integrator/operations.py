@@ -24,7 +24,7 @@ import attrs
 
 from integrator import storage
 from integrator.engine import Effect, Engine
-from integrator.errors import EffectFailed, EffectNotMade, Stuck, Unsettled
+from integrator.errors import EffectFailed, EffectNotMade, Stuck, Unsettled, text_of
 from integrator.evidence import Proof
 from integrator.model import Directory, Document
 
@@ -618,7 +618,7 @@ def call_effect(engine: Engine, actor: Actor, number: int, name: str, arguments:
     except EffectNotMade as error:
         raise EffectNotMade(f"the effect {name} failed: {error}", next=error.next) from error
     except Exception as error:
-        raise EffectFailed(f"the effect {name} failed: {error}") from error
+        raise EffectFailed(f"the effect {name} failed: {text_of(error)}") from error
 
 
 def compensate_effect(engine: Engine, actor: Actor, number: int, name: str, arguments: Mapping[str, Any], result: Any) -> None:
@@ -628,7 +628,7 @@ def compensate_effect(engine: Engine, actor: Actor, number: int, name: str, argu
         try:
             compensate(arguments, actor.effect_key(number), result)
         except Exception as error:
-            raise Unsettled(f"the effect {name} could not be taken back: {error}") from error
+            raise Unsettled(f"the effect {name} could not be taken back: {text_of(error)}") from error
 
 
 def _effect(engine: Engine, name: str) -> Effect:

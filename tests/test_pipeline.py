@@ -238,7 +238,12 @@ def test_a_bad_request_ends_with_the_exit_code_of_a_bad_request(studio: Studio, 
 # --- failing ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("raised", ['RuntimeError("no licence")', "SystemExit(0)", 'GeneratorExit("odd")'])
+#: Errors whose classes are somebody else's: no `Exception`, or one that fails while it says what it is.
+ODD = 'type("Odd", (BaseException,), {})("odd")'
+MUTE = 'type("Mute", (Exception,), {"__str__": lambda self: 1 / 0})()'
+
+
+@pytest.mark.parametrize("raised", ['RuntimeError("no licence")', "SystemExit(0)", 'GeneratorExit("odd")', ODD, MUTE])
 def test_a_plugin_that_fails_ends_it_at_once_and_everything_is_as_before(
     raised: str, studio: Studio, folder: Path, write: Write, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from integrator.cli.console import Console, shown
+from integrator.errors import text_of
 
 if TYPE_CHECKING:
     from integrator.cli import Call
@@ -68,7 +69,7 @@ def tell(console: Console, result: Mapping[str, Any]) -> None:
 def tell_late(console: Console, result: Mapping[str, Any]) -> None:
     """Warn of a plugin that failed after the commit."""
     if result["error"] is not None:
-        error = shown(str(result["error"]) or type(result["error"]).__name__)
+        error = shown(text_of(result["error"]) or type(result["error"]).__name__)
         console.say(
             f"integrator: it is published, but {shown(result['plugin'].__name__)}, which comes after that, failed: {error}"
         )

@@ -25,7 +25,16 @@ import pyblish.util
 from integrator.assembly import Assembly, OpenVersion
 from integrator.attempt import Attempt, Terms
 from integrator.engine import Effect
-from integrator.errors import DifferentContent, Failed, IntegratorError, PluginFailed, Problem, UsageError, ValidationRefused
+from integrator.errors import (
+    DifferentContent,
+    Failed,
+    IntegratorError,
+    PluginFailed,
+    Problem,
+    UsageError,
+    ValidationRefused,
+    text_of,
+)
 from integrator.layout import collision_key
 from integrator.leases import busy
 from integrator.model import State
@@ -465,7 +474,7 @@ class Publication:
                 self.failure = refused
                 context.data["publishResult"] = failed(refused).document()
         if self.failure is not None:
-            log.error("nothing is published: %s", self.failure)
+            log.error("nothing is published: %s", text_of(self.failure))
             return
         if self._assembly is None or self._assembly.is_bare:
             log.warning("there is nothing to publish: no publish instance is switched on, and no plugin added anything")
@@ -538,7 +547,7 @@ def failures(context: Any) -> list[Problem]:
 
 def _problems(results: Iterable[Mapping[str, Any]]) -> Iterator[Problem]:
     for result in results:
-        yield Problem(result["plugin"].__name__, str(result["error"]))
+        yield Problem(result["plugin"].__name__, text_of(result["error"]) or type(result["error"]).__name__)
 
 
 __all__ = ["Publication", "failures", "find_publication", "publication_of", "remember_effects", "remembered_effects", "see_loop"]

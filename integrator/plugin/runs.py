@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from integrator.errors import UsageError
+from integrator.errors import UsageError, text_of
 from integrator.plugin.publication import Publication
 from integrator.report import PluginRun
 from integrator.report.contents import Circumstances, gather
@@ -26,7 +26,7 @@ def run_of(result: Mapping[str, Any]) -> PluginRun:
         started=time.time() - took,
         seconds=took,
         records=tuple((record.levelname, record.getMessage()) for record in result["records"]),
-        error="" if error is None else f"{type(error).__name__}: {error}",
+        error="" if error is None else f"{type(error).__name__}: {text_of(error)}",
     )
 
 
