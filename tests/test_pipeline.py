@@ -347,7 +347,10 @@ class Tracker(TransactionalContextPlugin):
     [unfinished] = integrator(studio, "status", "--json").json["unfinished"]
     transaction = unfinished["_id"] if "_id" in unfinished else unfinished["transaction"]
     words = [way, transaction, "--json"]
-    assert integrator(studio, *words).code == 6  # nobody knows how to undo it
+    ran = integrator(studio, *words)
+    assert ran.code == 6  # nobody knows how to undo it
+    if way == "recover":
+        assert "--plugin-path DIR" in ran.out + ran.err
     ran = integrator(studio, *words, "--plugin-path", str(folder))
     assert ran.code == 0, ran.err
     made, undone = log.read_text().splitlines()
@@ -356,6 +359,25 @@ class Tracker(TransactionalContextPlugin):
         assert ran.json["outcome"] == "published"
     else:
         assert state(studio) == before
+
+
+@pytest.mark.parametrize("raised", ["SystemExit(3)", ODD])
+@pytest.mark.parametrize("policy", ["required", "best_effort"])
+def test_a_compensation_that_cannot_be_made_is_never_told_as_a_rollback(
+    raised: str, policy: str, studio: Studio, folder: Path, write: Write, tmp_path: Path
+) -> None:
+    gone = tmp_path / "gone"
+    undo = f'__import__("os").path.exists({str(gone)!r}) or (_ for _ in ()).throw({raised})'
+    effect = f"Effect(call=lambda arguments, key: None, compensate=lambda *_: {undo})"
+    more = f'policy = {policy!r}\neffects = {{"made": {effect}}}'
+    write("Made", 'transaction.effect("made", {}); raise RuntimeError("later")', base="TransactionalContextPlugin", more=more)
+    before = state(studio)
+    ran = publish(studio, folder)
+    assert (ran.code, ran.json["outcome"]) == (6, "in_doubt"), ran.err
+    assert ran.json["error"]["next"].endswith(f"recover {ran.json['transaction']}")
+    gone.touch()
+    assert integrator(studio, "recover", ran.json["transaction"], "--plugin-path", str(folder)).code == 0
+    assert state(studio) == before
 
 
 def test_effects_are_not_taken_from_a_folder_that_cannot_be_loaded(folder: Path) -> None:

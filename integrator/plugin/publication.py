@@ -31,6 +31,7 @@ from integrator.errors import (
     IntegratorError,
     PluginFailed,
     Problem,
+    Unsettled,
     UsageError,
     ValidationRefused,
     text_of,
@@ -447,9 +448,18 @@ class Publication:
                     self._assembly.transaction.roll_back(error)
                 except IntegratorError as second:
                     self.failure = second
+                except BaseException as second:  # somebody else's: it cut the rollback short
+                    self.failure = self._cut_short(second)
+                    raise
             self.context.data["publishResult"] = failed(self._told(self.failure)).document()
             self._close()
         return self.failure or error
+
+    def _cut_short(self, error: BaseException) -> Unsettled:
+        message = f"the rollback was cut short by {type(error).__name__}. Nothing that is published was touched"
+        unsettled = Unsettled(message, next=f"integrator recover {self.transaction_id}")
+        unsettled.transaction = self.transaction_id
+        return unsettled
 
     def _told(self, error: BaseException) -> IntegratorError:
         if isinstance(error, IntegratorError):
