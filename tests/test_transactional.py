@@ -569,6 +569,33 @@ def test_a_loop_that_stops_midway_leaves_nothing(studio: Studio, way: str) -> No
     assert state(studio) == before
 
 
+@pytest.mark.parametrize("end", ["sys.exit(0)", "window.clear(); gc.collect(); os._exit(0)", "raise RuntimeError"])
+def test_a_process_that_the_host_forks_meanwhile_ends_nothing(studio: Studio, end: str) -> None:
+    """The host may fork at any moment; its child must not roll back what the host is about to commit."""
+    program = f"""
+import gc, os, sys
+sys.path.insert(0, {str(HERE)!r})
+import pyblish.api
+from loops import register
+from test_transactional import stop_after
+register()
+context = pyblish.api.Context()
+context.data.update(publishRoot={studio.path!r}, publishRequest={studio.request("job")!r})
+window = [stop_after(context, "IntegrateVersions"), context]
+del context
+if os.fork() == 0:
+    {end}
+os.wait()
+for _ in window[0]:
+    pass
+assert window[1].data["publishResult"]["outcome"] == "published", window[1].data["publishResult"]
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert studio.versions("camera") == [1, 2]
+    assert studio.leftovers() == []
+
+
 def test_a_gui_that_resets_and_starts_again_rolls_back_what_it_had_begun(studio: Studio) -> None:
     before = state(studio)
     window = Gui(context_of(studio, three_instances(studio, "job")))

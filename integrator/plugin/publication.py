@@ -117,6 +117,14 @@ def _leave_others(new: Publication) -> None:
             other.abandon("another publish was started instead")
 
 
+def _leave_to_parent() -> None:
+    for publication in _publications.values():
+        publication.disown()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
+
+
 class Answered(Exception):
     """Somebody else has published the same in the meantime: there is nothing left to do."""
 
@@ -514,6 +522,15 @@ class Publication:
             with contextlib.suppress(IntegratorError):  # recovery tells about it
                 self._assembly.transaction.roll_back(error)
         self._close()
+
+    def disown(self) -> None:
+        """In a process that was forked: what is open goes on in the one that opened it, and nothing here ends it."""
+        if self._assembly is not None and self.result is None:
+            for end in self._ends:
+                end.detach()
+            self._ends.clear()
+            self._owned = False
+            self.failure = self.failure or UsageError("this is a fork of the process that publishes. Nothing was done here")
 
     def _close(self) -> None:
         for end in self._ends:
