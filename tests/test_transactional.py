@@ -478,6 +478,29 @@ def test_a_list_is_a_sequence_even_with_one_frame_and_tiles_are_tiles(studio: St
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("listed", "said"), [(["wood.1001.tx"], "not listed"), (["wood.1001.tx", "wood.1012.tx", "wood.1013.tx"], "does not exist")]
+)
+def test_tiles_that_are_not_all_that_are_there_are_refused(studio: Studio, listed: list[str], said: str) -> None:
+    for name in ("wood.1001.tx", "wood.1012.tx"):
+        Path(studio.sources, name).write_bytes(b"pixels")
+    before = state(studio)
+    entry = {"name": "tx", "ext": "tx", "files": listed, "udim": [name[5:9] for name in listed]}
+    register()
+    context = shaped(studio, representations=[entry], stagingDir=studio.sources)
+    pyblish.util.publish(context)
+    assert said in str(errors(context)[0])
+    assert state(studio) == before
+
+
+@pytest.mark.parametrize("files", [{}, {"files": []}, {"files": None}])
+def test_a_representation_without_files_is_refused_by_its_name(studio: Studio, files: dict[str, Any]) -> None:
+    register()
+    context = shaped(studio, representations=[{"name": "exr", "ext": "exr", **files}], stagingDir=studio.sources)
+    pyblish.util.publish(context)
+    assert "renderMain, representation exr: has no files" in str(errors(context)[0])
+
+
 def test_instances_that_are_switched_off_or_say_not_what_they_are_stay_out(studio: Studio) -> None:
     register()
     ways: list[dict[str, Any]] = [{"publish": False}, {"active": False}, {"subset": None}, {"farm": True}]
