@@ -204,7 +204,7 @@ def bring_in(instance: Any, version: OpenVersion) -> None:
     for entry in representations(instance):
         if not entry.get("published_files"):
             version.bring(sources_of(instance, entry))
-            if instance.data.get("fillFrom") is not None:
+            if instance.data.get("fillFrom") is not None and not isinstance(entry["files"], str):  # a movie is whole
                 version.fill(entry["name"], int(instance.data["fillFrom"]))
 
 
