@@ -554,6 +554,10 @@ def test_bad_names_and_two_of_the_same_are_refused(studio: Studio) -> None:
     context.create_instance("again").data.update({**context[0].data, "subset": "RENDERMAIN"})
     pyblish.util.publish(context)
     assert "would be the same version as renderMain" in str(errors(context)[0])
+    context = shaped(studio)
+    context.create_instance(context[0].name).data.update(context[0].data)
+    pyblish.util.publish(context)
+    assert "would be the same version as renderMain" in str(errors(context)[0])
     assert state(studio) == before
 
 

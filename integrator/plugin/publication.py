@@ -300,15 +300,15 @@ class Publication:
     def _wrong_shapes(self) -> list[Problem]:
         """What is wrong with instances that no request describes: names, and two that would be one version."""
         found: list[Problem] = []
-        seen: dict[str, str] = {}
+        seen: dict[str, Any] = {}
         for instance in self.active():
             if instance.data.get("publishInstance") is None:
                 found += shapes.problems_of(instance, self.root.policy)
         for instance in self.active():
             place = shapes.destination(instance)
-            other = seen.setdefault(collision_key(place), instance.name)
-            if other is not instance.name:
-                found.append(Problem(instance.name, f"would be the same version as {other} ({place})", "destinations"))
+            other = seen.setdefault(collision_key(place), instance)
+            if other is not instance:
+                found.append(Problem(instance.name, f"would be the same version as {other.name} ({place})", "destinations"))
         return found
 
     def glance(self) -> None:
