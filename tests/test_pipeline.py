@@ -259,6 +259,18 @@ def test_a_plugin_that_fails_ends_it_at_once_and_everything_is_as_before(
     assert state(studio) == before
 
 
+def test_a_message_whose_arguments_do_not_fit_is_no_reason_to_fail(
+    studio: Studio, folder: Path, write: Write, tmp_path: Path
+) -> None:
+    write("Early", 'self.log.warning("%d frames", "ten")', order=3.1)
+    write("Late", 'self.log.warning("%d frames", "ten")', order=4.1)
+    ran = publish(studio, folder, "--report", str(tmp_path / "report"))
+    assert (ran.code, ran.json["outcome"]) == (0, "published"), ran.err
+    assert "Early: '%d frames' (its arguments do not fit)" in ran.err
+    assert "failed" not in ran.err
+    assert len(list((tmp_path / "report").iterdir())) == 2
+
+
 def test_a_plugin_after_the_commit_that_fails_is_a_warning(studio: Studio, folder: Path, write: Write) -> None:
     write("Notify", 'assert context.data["publishResult"]["outcome"] == "published"; raise RuntimeError("no mail")', order=4)
     write("Exit", "raise SystemExit(3)", order=3.1, more="after_commit = True")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from integrator.cli.console import Console, shown
 from integrator.errors import text_of
+from integrator.wording import logged
 
 if TYPE_CHECKING:
     from integrator.cli import Call
@@ -58,7 +59,7 @@ def tell(console: Console, result: Mapping[str, Any]) -> None:
     """Say what a plugin logged: warnings and errors always, the rest with ``-v``."""
     name = shown(result["plugin"].__name__)
     for record in result["records"]:
-        message = f"{name}: {shown(record.getMessage())}"
+        message = f"{name}: {shown(logged(record))}"
         # An error that ends the publish is its answer; pyblish logs it, too.
         if record.levelno >= logging.WARNING and record.name != "pyblish.plugin":
             console.say(f"  {message}")
