@@ -39,6 +39,14 @@ def _rebuild(cls: type[IntegratorError], facts: dict[str, Any]) -> IntegratorErr
     return error
 
 
+def text_of(error: BaseException) -> str:
+    """What an error says; "" for one of somebody else's that fails while it says it."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
 class Problem(tuple[str, str]):
     """One thing that is wrong: (where, what). `where` is a JSON path, a file path, or file and line."""
 
@@ -266,7 +274,8 @@ class PluginFailed(Failed):
         #: Name of the pyblish instance it ran for, "" for the context.
         self.instance = instance
         where = f"{plugin} failed for {instance}" if instance else f"{plugin} failed"
-        reason = f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
+        said = text_of(cause)
+        reason = f"{type(cause).__name__}: {said}" if said else type(cause).__name__
         super().__init__(f"{where} ({reason}). Everything is as before", next="mend the cause, then run it again")
 
 

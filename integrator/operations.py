@@ -24,7 +24,7 @@ import attrs
 
 from integrator import storage
 from integrator.engine import Effect, Engine
-from integrator.errors import EffectFailed, EffectNotMade, Stuck, Unsettled
+from integrator.errors import EffectFailed, EffectNotMade, Stuck, Unsettled, text_of
 from integrator.evidence import Proof
 from integrator.model import Directory, Document
 
@@ -612,30 +612,30 @@ def call_effect(engine: Engine, actor: Actor, number: int, name: str, arguments:
 
     Raises `EffectFailed`, `EffectNotMade` if it is known to have changed nothing, `Stuck` if this program does not know it.
     """
-    effect = _effect(engine, name)
+    effect = _effect(engine, actor, name)
     try:
         return effect.call(arguments, actor.effect_key(number))
     except EffectNotMade as error:
         raise EffectNotMade(f"the effect {name} failed: {error}", next=error.next) from error
-    except Exception as error:
-        raise EffectFailed(f"the effect {name} failed: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise EffectFailed(f"the effect {name} failed: {text_of(error)}") from error
 
 
 def compensate_effect(engine: Engine, actor: Actor, number: int, name: str, arguments: Mapping[str, Any], result: Any) -> None:
     """Take an outside call back; `result` is None if it is not known whether it arrived. Repeatable."""
-    compensate = _effect(engine, name).compensate
+    compensate = _effect(engine, actor, name).compensate
     if compensate is not None:
         try:
             compensate(arguments, actor.effect_key(number), result)
-        except Exception as error:
-            raise Unsettled(f"the effect {name} could not be taken back: {error}") from error
+        except (Exception, SystemExit) as error:
+            raise Unsettled(f"the effect {name} could not be taken back: {text_of(error)}") from error
 
 
-def _effect(engine: Engine, name: str) -> Effect:
+def _effect(engine: Engine, actor: Actor, name: str) -> Effect:
     try:
         return engine.effects[name]
     except KeyError:
         raise Stuck(
-            f"the effect {name!r} is not known to this program: its plugin is not loaded here",
-            next="integrator recover, from an environment that has the plugin",
+            f"the effect {name!r} is not known to this program: its plugin is not loaded here (--plugin-path DIR)",
+            next=f"integrator recover {actor.transaction} --plugin-path DIR",
         ) from None

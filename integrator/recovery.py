@@ -117,7 +117,8 @@ def _collecting(errors: list[Exception]) -> Iterator[None]:
 def _cannot_undo(document: Document, errors: Sequence[Exception]) -> Unsettled:
     kind = Stuck if any(isinstance(error, Stuck) for error in errors) else Unsettled
     reasons = "; ".join(map(_reason, errors))
-    error = kind(f"the rollback is not complete: {reasons}", next=f"integrator recover {document['_id']}")
+    said = (error.next for error in errors if isinstance(error, Stuck) and error.next)
+    error = kind(f"the rollback is not complete: {reasons}", next=next(said, f"integrator recover {document['_id']}"))
     error.__cause__ = errors[0]
     error.transaction = document["_id"]
     return error

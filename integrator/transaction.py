@@ -28,6 +28,7 @@ from integrator.errors import (
     Stuck,
     Unanswered,
     Unsettled,
+    text_of,
 )  # fmt: skip
 from integrator.journal.format import FORMAT, Began, Committed, Prepared, Revealed
 from integrator.leases import Held, busy
@@ -367,7 +368,7 @@ class Transaction(Work):
             if self.document.get("successor") and not cause.next:
                 cause.next = "integrator status"  # the reservation goes on, and its staging directory has another name
         try:
-            reason = f"{type(cause).__name__}: {cause}" if cause is not None else ""
+            reason = f"{type(cause).__name__}: {text_of(cause)}" if cause is not None else ""
             interrupted = isinstance(cause, _INTERRUPTIONS)
             ledger.start_rollback(self._engine.database, self.document, reason, interrupted=interrupted)
             if self._journal is not None:
@@ -414,7 +415,7 @@ class Transaction(Work):
     def _not_rolled_back(self, error: Exception, cause: BaseException | None) -> Unsettled:
         if self.state is State.ROLLING_BACK:
             self._give_up()
-        first = f"{cause}. Then the rollback failed too: " if cause is not None else "The rollback failed: "
+        first = f"{text_of(cause)}. Then the rollback failed too: " if cause is not None else "The rollback failed: "
         unsettled = Unsettled(f"{first}{error}. Nothing that is published was touched", next=f"integrator recover {self.id}")
         unsettled.transaction = self.id
         return unsettled

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 
@@ -16,6 +17,14 @@ def _escape(character: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # a byte that `surrogateescape` kept
         return f"\\x{code - 0xDC00:02x}"
     return character.encode("unicode_escape").decode("ascii")
+
+
+def logged(record: logging.LogRecord) -> str:
+    """What a record says; as it is written where its arguments do not fit, since nobody wants to lose a publish over that."""
+    try:
+        return record.getMessage()
+    except Exception:
+        return f"{record.msg!r} (its arguments do not fit)"
 
 
 def when(moment: float | None) -> str:

@@ -36,7 +36,7 @@ def state(studio: Studio) -> tuple[object, object, object]:
     return studio.tree(), studio.documents(), studio.leftovers()
 
 
-def failing(order: float, kind: type[BaseException], base: Any = pyblish.api.ContextPlugin, nth: int = 0) -> Any:
+def failing(order: float, kind: Any, base: Any = pyblish.api.ContextPlugin, nth: int = 0) -> Any:
     """A plugin that raises when it is run for the n-th time."""
     runs: list[Any] = []
 
@@ -105,6 +105,21 @@ def test_the_same_for_each_of_three_instances_and_for_plugins_of_the_transaction
             error = outcome(loop, studio, three_instances(studio, f"job-{order}-{nth}"), failing(order, kind, base, nth), Louder)
             assert "the first error" in str(error) or isinstance(error, KeyboardInterrupt), (order, nth)
             assert state(studio) == before, (order, nth)
+
+
+class Mute(Exception):
+    """Fails while it says what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("the first error has no text")
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_an_error_that_cannot_be_told_rolls_back_as_any_other(studio: Studio, loop: Any) -> None:
+    before = state(studio)
+    for number, base in enumerate((pyblish.api.ContextPlugin, TransactionalPlugin)):
+        outcome(loop, studio, three_instances(studio, f"job-{number}"), failing(3.2, lambda _: Mute(), base), Louder)
+        assert state(studio) == before
 
 
 @pytest.mark.parametrize("loop", LOOPS)

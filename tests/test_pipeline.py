@@ -238,7 +238,12 @@ def test_a_bad_request_ends_with_the_exit_code_of_a_bad_request(studio: Studio, 
 # --- failing ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("raised", ['RuntimeError("no licence")', "SystemExit(0)", 'GeneratorExit("odd")'])
+#: Errors whose classes are somebody else's: no `Exception`, or one that fails while it says what it is.
+ODD = 'type("Odd", (BaseException,), {})("odd")'
+MUTE = 'type("Mute", (Exception,), {"__str__": lambda self: 1 / 0})()'
+
+
+@pytest.mark.parametrize("raised", ['RuntimeError("no licence")', "SystemExit(0)", 'GeneratorExit("odd")', ODD, MUTE])
 def test_a_plugin_that_fails_ends_it_at_once_and_everything_is_as_before(
     raised: str, studio: Studio, folder: Path, write: Write, tmp_path: Path
 ) -> None:
@@ -252,6 +257,18 @@ def test_a_plugin_that_fails_ends_it_at_once_and_everything_is_as_before(
     assert ran.json["transaction"]
     assert not mark.exists()
     assert state(studio) == before
+
+
+def test_a_message_whose_arguments_do_not_fit_is_no_reason_to_fail(
+    studio: Studio, folder: Path, write: Write, tmp_path: Path
+) -> None:
+    write("Early", 'self.log.warning("%d frames", "ten")', order=3.1)
+    write("Late", 'self.log.warning("%d frames", "ten")', order=4.1)
+    ran = publish(studio, folder, "--report", str(tmp_path / "report"))
+    assert (ran.code, ran.json["outcome"]) == (0, "published"), ran.err
+    assert "Early: '%d frames' (its arguments do not fit)" in ran.err
+    assert "failed" not in ran.err
+    assert len(list((tmp_path / "report").iterdir())) == 2
 
 
 def test_a_plugin_after_the_commit_that_fails_is_a_warning(studio: Studio, folder: Path, write: Write) -> None:
@@ -342,7 +359,10 @@ class Tracker(TransactionalContextPlugin):
     [unfinished] = integrator(studio, "status", "--json").json["unfinished"]
     transaction = unfinished["_id"] if "_id" in unfinished else unfinished["transaction"]
     words = [way, transaction, "--json"]
-    assert integrator(studio, *words).code == 6  # nobody knows how to undo it
+    ran = integrator(studio, *words)
+    assert ran.code == 6  # nobody knows how to undo it
+    if way == "recover":
+        assert "--plugin-path DIR" in ran.out + ran.err
     ran = integrator(studio, *words, "--plugin-path", str(folder))
     assert ran.code == 0, ran.err
     made, undone = log.read_text().splitlines()
@@ -351,6 +371,25 @@ class Tracker(TransactionalContextPlugin):
         assert ran.json["outcome"] == "published"
     else:
         assert state(studio) == before
+
+
+@pytest.mark.parametrize("raised", ["SystemExit(3)", ODD])
+@pytest.mark.parametrize("policy", ["required", "best_effort"])
+def test_a_compensation_that_cannot_be_made_is_never_told_as_a_rollback(
+    raised: str, policy: str, studio: Studio, folder: Path, write: Write, tmp_path: Path
+) -> None:
+    gone = tmp_path / "gone"
+    undo = f'__import__("os").path.exists({str(gone)!r}) or (_ for _ in ()).throw({raised})'
+    effect = f"Effect(call=lambda arguments, key: None, compensate=lambda *_: {undo})"
+    more = f'policy = {policy!r}\neffects = {{"made": {effect}}}'
+    write("Made", 'transaction.effect("made", {}); raise RuntimeError("later")', base="TransactionalContextPlugin", more=more)
+    before = state(studio)
+    ran = publish(studio, folder)
+    assert (ran.code, ran.json["outcome"]) == (6, "in_doubt"), ran.err
+    assert ran.json["error"]["next"].endswith(f"recover {ran.json['transaction']}")
+    gone.touch()
+    assert integrator(studio, "recover", ran.json["transaction"], "--plugin-path", str(folder)).code == 0
+    assert state(studio) == before
 
 
 def test_effects_are_not_taken_from_a_folder_that_cannot_be_loaded(folder: Path) -> None:

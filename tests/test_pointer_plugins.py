@@ -40,8 +40,8 @@ def rendered(studio: Studio, tmp_path: Path) -> Path:
     return folder
 
 
-def collecting(folder: str | Path, frames: list[int], **data: Any) -> Any:
-    """A collector and extractor in one, as OpenPype's leave an instance: `frames` of a render in a folder."""
+def collecting(folder: str | Path, frames: list[int], *more: dict[str, Any], **data: Any) -> Any:
+    """A collector and extractor in one, as OpenPype's leave an instance: `frames` of a render in a folder, and `more`."""
 
     class CollectRender(pyblish.api.ContextPlugin):
         order = pyblish.api.CollectorOrder + 0.1
@@ -52,7 +52,7 @@ def collecting(folder: str | Path, frames: list[int], **data: Any) -> Any:
             context.create_instance(
                 "renderBeauty",
                 asset="sh010", hierarchy="shots/sq01", subset="renderBeauty", family="render",
-                representations=[entry], **data,
+                representations=[entry, *more], **data,
             )  # fmt: skip
 
     return CollectRender
@@ -92,6 +92,16 @@ def test_frames_to_fix_make_a_new_version_with_all_other_frames_of_the_latest_on
         [document] = root.documents("demo", {"type": "representation", "data.path": version["representations"][0]["files"][0]})
     assert document["context"]["frame"] == "1001"
     assert [entry["size"] for entry in document["files"]] == [os.path.getsize(p) for p in version["representations"][0]["files"]]
+    assert studio.leftovers() == []
+
+
+def test_a_movie_that_goes_along_with_frames_to_fix_is_published_as_it_is(studio: Studio, rendered: Path) -> None:
+    movie = {"name": "mov", "ext": "mov", "files": "beauty.mov", "stagingDir": str(rendered)}
+    (rendered / "beauty.mov").write_bytes(b"movie")
+    publish(studio, collecting(studio.sources, list(range(1001, 1011))))
+    context = publish(studio, collecting(rendered, [1003], movie, frames_to_fix="1003"))
+    [version] = context.data["publishResult"]["versions"]
+    assert {entry["name"]: len(entry["files"]) for entry in version["representations"]} == {"exr": 10, "mov": 1}
     assert studio.leftovers() == []
 
 

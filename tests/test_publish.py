@@ -497,7 +497,8 @@ def test_nothing_outside_the_roots_can_be_replaced(studio: Studio) -> None:
     assert not outside.exists()
 
 
-def test_an_effect_after_the_verdict_that_fails_leaves_it_to_recovery(studio: Studio) -> None:
+@pytest.mark.parametrize("raised", [OSError, SystemExit])
+def test_an_effect_after_the_verdict_that_fails_leaves_it_to_recovery(studio: Studio, raised: type[BaseException]) -> None:
     from integrator.engine import Effect
     from integrator.errors import Unsettled
     from integrator.recovery import settle
@@ -507,7 +508,7 @@ def test_an_effect_after_the_verdict_that_fails_leaves_it_to_recovery(studio: St
     def fail_once(arguments: Any, key: str) -> None:
         calls.append(key)
         if len(calls) == 1:
-            raise OSError("certificate has expired")
+            raise raised("certificate has expired")
 
     with studio.open(owner=studio.dead) as root:
         root.register_effect("mail", Effect(call=fail_once))

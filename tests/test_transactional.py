@@ -478,6 +478,29 @@ def test_a_list_is_a_sequence_even_with_one_frame_and_tiles_are_tiles(studio: St
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("listed", "said"), [(["wood.1001.tx"], "not listed"), (["wood.1001.tx", "wood.1012.tx", "wood.1013.tx"], "does not exist")]
+)
+def test_tiles_that_are_not_all_that_are_there_are_refused(studio: Studio, listed: list[str], said: str) -> None:
+    for name in ("wood.1001.tx", "wood.1012.tx"):
+        Path(studio.sources, name).write_bytes(b"pixels")
+    before = state(studio)
+    entry = {"name": "tx", "ext": "tx", "files": listed, "udim": [name[5:9] for name in listed]}
+    register()
+    context = shaped(studio, representations=[entry], stagingDir=studio.sources)
+    pyblish.util.publish(context)
+    assert said in str(errors(context)[0])
+    assert state(studio) == before
+
+
+@pytest.mark.parametrize("files", [{}, {"files": []}, {"files": None}])
+def test_a_representation_without_files_is_refused_by_its_name(studio: Studio, files: dict[str, Any]) -> None:
+    register()
+    context = shaped(studio, representations=[{"name": "exr", "ext": "exr", **files}], stagingDir=studio.sources)
+    pyblish.util.publish(context)
+    assert "renderMain, representation exr: has no files" in str(errors(context)[0])
+
+
 def test_instances_that_are_switched_off_or_say_not_what_they_are_stay_out(studio: Studio) -> None:
     register()
     ways: list[dict[str, Any]] = [{"publish": False}, {"active": False}, {"subset": None}, {"farm": True}]
@@ -531,6 +554,10 @@ def test_bad_names_and_two_of_the_same_are_refused(studio: Studio) -> None:
     context.create_instance("again").data.update({**context[0].data, "subset": "RENDERMAIN"})
     pyblish.util.publish(context)
     assert "would be the same version as renderMain" in str(errors(context)[0])
+    context = shaped(studio)
+    context.create_instance(context[0].name).data.update(context[0].data)
+    pyblish.util.publish(context)
+    assert "would be the same version as renderMain" in str(errors(context)[0])
     assert state(studio) == before
 
 
@@ -567,6 +594,33 @@ def test_a_loop_that_stops_midway_leaves_nothing(studio: Studio, way: str) -> No
         kept.append(loop)
         publication_of(pyblish.api.Context())
     assert state(studio) == before
+
+
+@pytest.mark.parametrize("end", ["sys.exit(0)", "window.clear(); gc.collect(); os._exit(0)", "raise RuntimeError"])
+def test_a_process_that_the_host_forks_meanwhile_ends_nothing(studio: Studio, end: str) -> None:
+    """The host may fork at any moment; its child must not roll back what the host is about to commit."""
+    program = f"""
+import gc, os, sys
+sys.path.insert(0, {str(HERE)!r})
+import pyblish.api
+from loops import register
+from test_transactional import stop_after
+register()
+context = pyblish.api.Context()
+context.data.update(publishRoot={studio.path!r}, publishRequest={studio.request("job")!r})
+window = [stop_after(context, "IntegrateVersions"), context]
+del context
+if os.fork() == 0:
+    {end}
+os.wait()
+for _ in window[0]:
+    pass
+assert window[1].data["publishResult"]["outcome"] == "published", window[1].data["publishResult"]
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert studio.versions("camera") == [1, 2]
+    assert studio.leftovers() == []
 
 
 def test_a_gui_that_resets_and_starts_again_rolls_back_what_it_had_begun(studio: Studio) -> None:

@@ -7,7 +7,7 @@ from typing import Final
 
 from integrator.cli.console import Console, shown
 from integrator.cli.farms import farm
-from integrator.errors import Failed, IntegratorError, Interrupted, StorageFailed
+from integrator.errors import Failed, IntegratorError, Interrupted, StorageFailed, text_of
 
 #: Exit codes after which a farm must not run the same again.
 _FINAL: Final = frozenset({2, 3, 7, 8})
@@ -48,7 +48,8 @@ def as_answer(error: BaseException, console: Console) -> IntegratorError:
         if error.filename is not None:
             return StorageFailed("use", _name(error.filename), error)
         return Failed(str(error))
-    bug = Bug(f"a bug: {type(error).__name__}: {error}", next="" if console.verbose else "the same with -v, and report it")
+    told, hint = text_of(error), "" if console.verbose else "the same with -v, and report it"
+    bug = Bug(f"a bug: {type(error).__name__}: {told}", next=hint)
     bug.__cause__ = error
     return bug
 

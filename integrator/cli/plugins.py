@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from integrator.cli.console import Console, shown
+from integrator.errors import text_of
+from integrator.wording import logged
 
 if TYPE_CHECKING:
     from integrator.cli import Call
@@ -63,7 +65,7 @@ def tell(console: Console, result: Mapping[str, Any]) -> None:
     """Say what a plugin logged: warnings and errors always, the rest with ``-v``."""
     name = shown(result["plugin"].__name__)
     for record in result["records"]:
-        message = f"{name}: {shown(record.getMessage())}"
+        message = f"{name}: {shown(logged(record))}"
         # An error that ends the publish is its answer; pyblish logs it, too.
         if record.levelno >= logging.WARNING and record.name != "pyblish.plugin":
             console.say(f"  {message}")
@@ -74,7 +76,7 @@ def tell(console: Console, result: Mapping[str, Any]) -> None:
 def tell_late(console: Console, result: Mapping[str, Any]) -> None:
     """Warn of a plugin that failed after the commit."""
     if result["error"] is not None:
-        error = shown(str(result["error"]) or type(result["error"]).__name__)
+        error = shown(text_of(result["error"]) or type(result["error"]).__name__)
         console.say(
             f"integrator: it is published, but {shown(result['plugin'].__name__)}, which comes after that, failed: {error}"
         )

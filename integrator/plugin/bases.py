@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pyblish.api
 
 from integrator.engine import Effect
-from integrator.errors import UsageError
+from integrator.errors import UsageError, text_of
 from integrator.plugin.publication import Answered, Publication, publication_of
 from integrator.plugin.transaction import PublishTransaction
 
@@ -113,4 +113,4 @@ def _try(plugin: Any, publication: Publication, subject: Any, instances: list[An
     except Exception as error:
         publication.roll_back_to(point, error)
         # As text: a record that held the error would keep its frames, and with them the whole loop, alive.
-        plugin.log.warning("%s failed, and is left out: %s", type(plugin).__name__, str(error))
+        plugin.log.warning("%s failed, and is left out: %s", type(plugin).__name__, text_of(error) or type(error).__name__)

@@ -84,7 +84,8 @@ def _candidates(instance: Any) -> Iterator[_Candidate]:
                 yield _Candidate(name=wanted.name, paths=sources.paths, tags=wanted.tags, colorspace=space)
     for entry in instance.data.get("representations") or ():
         folder = entry.get("stagingDir") or instance.data.get("stagingDir") or ""
-        files = [entry["files"]] if isinstance(entry["files"], str) else entry["files"]
+        files = entry.get("files") or ()
+        files = [files] if isinstance(files, str) else files
         paths = [os.path.join(folder, name) for name in files]
         if paths:
             yield _Candidate(name=entry["name"], paths=paths, tags=entry.get("tags") or (), colorspace=_space(entry) or said)

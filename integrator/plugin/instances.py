@@ -27,7 +27,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from integrator.errors import Problem, RequestRefused, UsageError
+from integrator.errors import Problem, RequestRefused, UsageError, ValidationRefused
 from integrator.layout import NamePolicy
 from integrator.request import SCHEMA, parse_request
 
@@ -154,9 +154,11 @@ def representations(instance: Any) -> list[dict[str, Any]]:
 
 
 def sources_of(instance: Any, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """One entry of ``representations`` as the representation of a request, with absolute `files`."""
+    """One entry of ``representations`` as the representation of a request, with absolute `files`. Raises `ValidationRefused`."""
     folder = entry.get("stagingDir") or instance.data.get("stagingDir") or ""
-    files = entry["files"]
+    files = entry.get("files")
+    if not files:
+        raise ValidationRefused([Problem(f"{instance.name}, representation {entry['name']}", "has no files")])
     found: dict[str, Any] = {"name": entry["name"], "data": dict(entry.get("data") or {})}
     if isinstance(files, str):
         found["files"] = [os.path.join(folder, files)]
@@ -182,8 +184,19 @@ def _several(paths: Sequence[str], entry: Mapping[str, Any]) -> dict[str, Any]:
         return {"files": list(paths)}
     folder, frame, tail = os.path.dirname(paths[0]), match["frame"], match["tail"] or ""
     if entry.get("udim"):
+        _refuse_other_tiles(folder, match["head"], tail, {os.path.basename(path) for path in paths})
         return {"files": [os.path.join(folder, f"{match['head']}<UDIM>{tail}")]}
     return {"files": [os.path.join(folder, f"{match['head']}%0{len(frame)}d{tail}")], "frames": str(int(frame))}
+
+
+def _refuse_other_tiles(folder: str, head: str, tail: str, names: set[str]) -> None:
+    """A request takes all tiles of a folder: raise `ValidationRefused` if these are not the ones that are listed."""
+    tile = re.compile(re.escape(head) + "[1-9][0-9]{3}" + re.escape(tail))
+    found = {name for name in os.listdir(folder) if tile.fullmatch(name)} if os.path.isdir(folder) else set()
+    problems = [Problem(os.path.join(folder, name), "is a UDIM tile that is not listed") for name in sorted(found - names)]
+    problems += [Problem(os.path.join(folder, name), "does not exist, or is no such UDIM tile") for name in sorted(names - found)]
+    if problems:
+        raise ValidationRefused(problems)
 
 
 def bring_in(instance: Any, version: OpenVersion) -> None:
@@ -191,7 +204,7 @@ def bring_in(instance: Any, version: OpenVersion) -> None:
     for entry in representations(instance):
         if not entry.get("published_files"):
             version.bring(sources_of(instance, entry))
-            if instance.data.get("fillFrom") is not None:
+            if instance.data.get("fillFrom") is not None and not isinstance(entry["files"], str):  # a movie is whole
                 version.fill(entry["name"], int(instance.data["fillFrom"]))
 
 

@@ -25,7 +25,17 @@ import pyblish.util
 from integrator.assembly import Assembly, OpenVersion
 from integrator.attempt import Attempt, Terms
 from integrator.engine import Effect
-from integrator.errors import DifferentContent, Failed, IntegratorError, PluginFailed, Problem, UsageError, ValidationRefused
+from integrator.errors import (
+    DifferentContent,
+    Failed,
+    IntegratorError,
+    PluginFailed,
+    Problem,
+    Unsettled,
+    UsageError,
+    ValidationRefused,
+    text_of,
+)
 from integrator.layout import collision_key
 from integrator.leases import busy
 from integrator.model import State
@@ -105,6 +115,14 @@ def _leave_others(new: Publication) -> None:
     for other in list(_publications.values()):
         if other is not new and other.thread is new.thread and not other.executing:
             other.abandon("another publish was started instead")
+
+
+def _leave_to_parent() -> None:
+    for publication in _publications.values():
+        publication.disown()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 class Answered(Exception):
@@ -282,15 +300,15 @@ class Publication:
     def _wrong_shapes(self) -> list[Problem]:
         """What is wrong with instances that no request describes: names, and two that would be one version."""
         found: list[Problem] = []
-        seen: dict[str, str] = {}
+        seen: dict[str, Any] = {}
         for instance in self.active():
             if instance.data.get("publishInstance") is None:
                 found += shapes.problems_of(instance, self.root.policy)
         for instance in self.active():
             place = shapes.destination(instance)
-            other = seen.setdefault(collision_key(place), instance.name)
-            if other is not instance.name:
-                found.append(Problem(instance.name, f"would be the same version as {other} ({place})", "destinations"))
+            other = seen.setdefault(collision_key(place), instance)
+            if other is not instance:
+                found.append(Problem(instance.name, f"would be the same version as {other.name} ({place})", "destinations"))
         return found
 
     def glance(self) -> None:
@@ -438,9 +456,18 @@ class Publication:
                     self._assembly.transaction.roll_back(error)
                 except IntegratorError as second:
                     self.failure = second
+                except BaseException as second:  # somebody else's: it cut the rollback short
+                    self.failure = self._cut_short(second)
+                    raise
             self.context.data["publishResult"] = failed(self._told(self.failure)).document()
             self._close()
         return self.failure or error
+
+    def _cut_short(self, error: BaseException) -> Unsettled:
+        message = f"the rollback was cut short by {type(error).__name__}. Nothing that is published was touched"
+        unsettled = Unsettled(message, next=f"integrator recover {self.transaction_id}")
+        unsettled.transaction = self.transaction_id
+        return unsettled
 
     def _told(self, error: BaseException) -> IntegratorError:
         if isinstance(error, IntegratorError):
@@ -465,7 +492,7 @@ class Publication:
                 self.failure = refused
                 context.data["publishResult"] = failed(refused).document()
         if self.failure is not None:
-            log.error("nothing is published: %s", self.failure)
+            log.error("nothing is published: %s", text_of(self.failure))
             return
         if self._assembly is None or self._assembly.is_bare:
             log.warning("there is nothing to publish: no publish instance is switched on, and no plugin added anything")
@@ -495,6 +522,15 @@ class Publication:
             with contextlib.suppress(IntegratorError):  # recovery tells about it
                 self._assembly.transaction.roll_back(error)
         self._close()
+
+    def disown(self) -> None:
+        """In a process that was forked: what is open goes on in the one that opened it, and nothing here ends it."""
+        if self._assembly is not None and self.result is None:
+            for end in self._ends:
+                end.detach()
+            self._ends.clear()
+            self._owned = False
+            self.failure = self.failure or UsageError("this is a fork of the process that publishes. Nothing was done here")
 
     def _close(self) -> None:
         for end in self._ends:
@@ -538,7 +574,7 @@ def failures(context: Any) -> list[Problem]:
 
 def _problems(results: Iterable[Mapping[str, Any]]) -> Iterator[Problem]:
     for result in results:
-        yield Problem(result["plugin"].__name__, str(result["error"]))
+        yield Problem(result["plugin"].__name__, text_of(result["error"]) or type(result["error"]).__name__)
 
 
 __all__ = ["Publication", "failures", "find_publication", "publication_of", "remember_effects", "remembered_effects", "see_loop"]

@@ -15,7 +15,7 @@ import pyblish.plugin
 
 from integrator.attempt import Terms
 from integrator.engine import Effect
-from integrator.errors import IntegratorError, PluginFailed, Problem, UsageError, ValidationRefused
+from integrator.errors import IntegratorError, PluginFailed, Problem, UsageError, ValidationRefused, text_of
 from integrator.plugin.bases import IntegrateCommit
 from integrator.plugin.discovery import arrange, is_shipped, runs_after_commit, shipped_folder
 from integrator.plugin.publication import Publication, names_of, publication_of, remembered_effects
@@ -179,7 +179,10 @@ def _results(publication: Publication, plugins: Sequence[Any], observer: Observe
             try:
                 with publication.guarding(plugin.__name__, instance.name if instance is not None else ""):
                     result = pyblish.plugin.process(plugin, context, instance)
-            except (SystemExit, GeneratorExit) as error:
+            except (KeyboardInterrupt, IntegratorError):
+                raise
+            except BaseException as error:  # what pyblish does not catch, and what it stumbles over
+                observer.check()
                 raise PluginFailed(plugin.__name__, instance.name if instance is not None else "", error) from error
             observer.seen(result)
             observer.check()
@@ -213,7 +216,7 @@ def _problems(result: Result) -> Iterable[Problem]:
         return error.problems
     name = result["plugin"].__name__
     where = f"{name}, {result['instance'].name}" if result["instance"] is not None else name
-    return [Problem(where, error.message if isinstance(error, IntegratorError) else str(error) or type(error).__name__)]
+    return [Problem(where, error.message if isinstance(error, IntegratorError) else text_of(error) or type(error).__name__)]
 
 
 def _told(result: Result) -> BaseException:

@@ -6,12 +6,13 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from integrator.errors import UsageError
+from integrator.errors import UsageError, text_of
 from integrator.plugin.publication import Publication
 from integrator.report import PluginRun
 from integrator.report.contents import Circumstances, gather
 from integrator.report.files import write
 from integrator.root import find_root, open_root
+from integrator.wording import logged
 
 
 def run_of(result: Mapping[str, Any]) -> PluginRun:
@@ -25,8 +26,8 @@ def run_of(result: Mapping[str, Any]) -> PluginRun:
         instance=instance.name if instance is not None else "",
         started=time.time() - took,
         seconds=took,
-        records=tuple((record.levelname, record.getMessage()) for record in result["records"]),
-        error="" if error is None else f"{type(error).__name__}: {error}",
+        records=tuple((record.levelname, logged(record)) for record in result["records"]),
+        error="" if error is None else f"{type(error).__name__}: {text_of(error)}",
     )
 
 
