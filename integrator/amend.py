@@ -8,7 +8,7 @@ not name, resources, and files and folders that somebody else put there stay as 
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import os
 import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -25,6 +25,7 @@ from integrator.staging import StagingDirectory
 from integrator.transfer import Policy
 
 if TYPE_CHECKING:
+    from integrator.transaction import Transaction
     from integrator.versions import Version
 
 
@@ -61,8 +62,11 @@ class Amendment:
 
     # --- files --------------------------------------------------------------------------------------------------------
 
-    def complete(self) -> None:
-        """Link what stays. Raises `ValidationRefused` for files that would take the place of others, `StorageFailed`."""
+    def complete(self, transaction: Transaction) -> None:
+        """Link what stays; what somebody else changes in the old directory after that fails the publish.
+
+        Raises `ValidationRefused` for files that would take the place of others, `StorageFailed`.
+        """
         staged = set(self._version.staging.names())
         self._completed = self._merged
         self._refuse_taken(staged)
@@ -71,8 +75,9 @@ class Amendment:
         gone = staged | (named - wanted)
         folders: dict[str, list[tuple[str, str]]] = {}
         place = Place(root=self._version.staging.directory.root, path=self._version.staging.directory.final)
-        found = dict(contents(self._root, place))
-        for name, target in found.items():
+        found = contents(self._root, place)
+        transaction.expect(functools.partial(refuse_changed, self._root, place, found))
+        for name, (target, _) in found.items():
             if name not in gone and not name.endswith("/"):
                 folder, _, base = name.rpartition("/")
                 folders.setdefault(folder, []).append((base, target))
@@ -215,13 +220,26 @@ def _first(old: Document, fresh: Document, frame: int) -> dict[str, Any]:
     return next(part["context"] for part in (old, fresh) if int(part["context"]["frame"]) == frame)
 
 
-def contents(root: Root, place: Place) -> Iterator[tuple[str, str]]:
-    """Everything in a directory, if it is there: path inside it (of folders with a "/"), and the target of a symbolic link.
+def contents(root: Root, place: Place) -> dict[str, tuple[str, int]]:
+    """Everything in a directory, {} if it is not there: (target of a symbolic link or "", inode) by path, of folders with a "/".
 
     Raises `ValidationRefused` for what is neither a file nor a link nor a folder.
     """
-    with root.engine.root(place.root) as fd, contextlib.suppress(FileNotFoundError), storage.folder(place.path, fd) as at:
-        yield from _walk(at, "", root.absolute(place))
+    try:
+        with root.engine.root(place.root) as fd, storage.folder(place.path, fd) as at:
+            return dict(_walk(at, "", root.absolute(place)))
+    except FileNotFoundError:
+        return {}
+
+
+def refuse_changed(root: Root, place: Place, found: Mapping[str, tuple[str, int]]) -> None:
+    """Raise `ExpectationFailed` if a directory has not the same contents any more: what is put in its place lacks what is new."""
+    if changed := sorted({name for name, _ in found.items() ^ contents(root, place).items()}):
+        names = ", ".join(changed[:5])
+        raise ExpectationFailed(
+            f"somebody else changed {root.absolute(place)} while this was published ({names}). Everything is as before",
+            next="run it again",
+        )
 
 
 def keep_folders(staging: StagingDirectory, path: str, found: Iterable[str], kept: Collection[str]) -> None:
@@ -241,26 +259,26 @@ def keep_folders(staging: StagingDirectory, path: str, found: Iterable[str], kep
         staging.keep_folder(name.rstrip("/"), os.path.join(path, name))
 
 
-def staged_contents(staging: StagingDirectory) -> Iterator[tuple[str, str]]:
+def staged_contents(staging: StagingDirectory) -> dict[str, tuple[str, int]]:
     """As `contents`, of a staging directory."""
-    return _walk(staging.fd, "", staging.path)
+    return dict(_walk(staging.fd, "", staging.path))
 
 
-def _walk(fd: int, prefix: str, shown: str) -> Iterator[tuple[str, str]]:
+def _walk(fd: int, prefix: str, shown: str) -> Iterator[tuple[str, tuple[str, int]]]:
     with os.scandir(fd) as entries:
-        found = sorted((entry.name, entry.stat(follow_symlinks=False).st_mode) for entry in entries)
-    for name, mode in found:
+        found = sorted((entry.name, entry.stat(follow_symlinks=False).st_mode, entry.inode()) for entry in entries)
+    for name, mode, inode in found:
         if stat.S_ISDIR(mode):
             with storage.folder(name, fd) as inner:
                 if storage.is_mount(inner):
                     raise ValidationRefused(
                         [Problem(f"{shown}/{prefix}{name}", "is a mount, and would be left behind: unmount it")]
                     )
-                yield f"{prefix}{name}/", ""
+                yield f"{prefix}{name}/", ("", inode)
                 yield from _walk(inner, f"{prefix}{name}/", shown)
         elif stat.S_ISLNK(mode):
-            yield prefix + name, os.readlink(name, dir_fd=fd)
+            yield prefix + name, (os.readlink(name, dir_fd=fd), inode)
         elif stat.S_ISREG(mode):
-            yield prefix + name, ""
+            yield prefix + name, ("", inode)
         else:
             raise ValidationRefused([Problem(f"{shown}/{prefix}{name}", "is no file, and cannot be kept: move it away")])

@@ -172,7 +172,7 @@ class Assembly:
         try:
             for version in self._kept():
                 if version not in self._completed:
-                    version.complete()
+                    version.complete(self.transaction)
                     follow(self._root, self.transaction, version)
                     self.transaction.change(*version.changes())
                     self.transaction.point(*version.pointers())

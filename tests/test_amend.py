@@ -16,7 +16,7 @@ import pytest
 from studio import Studio, fast_folder
 
 import integrator
-from integrator.errors import DifferentContent, UsageError
+from integrator.errors import DifferentContent, ExpectationFailed, UsageError
 from integrator.testing import Fate, Killed
 
 
@@ -296,4 +296,31 @@ def test_nothing_is_added_to_an_amended_version_after_an_early_reveal(studio: St
             version.write("late.txt", b"late")
         assembly.roll_back_to(point)
     assert not Path(version.final_path("late.txt")).exists()
+    assert studio.leftovers() == []
+
+
+@pytest.mark.parametrize("place", ["v001", "hero"])
+@pytest.mark.parametrize("change", ["added", "removed", "replaced"])
+def test_what_somebody_else_changes_meanwhile_is_not_lost_in_the_exchange(studio: Studio, place: str, change: str) -> None:
+    whole = request(studio)
+    whole["instances"] = [{**whole["instances"][0], "hero": True, "amend": 1}]
+    with studio.open() as root:
+        integrator.publish({**whole, "publish_id": "first"}, root)
+    own = Path(studio.path, "demo/shots/sq01/sh010/publish/render/renderBeauty", place, "notes.txt")
+    if change != "added":
+        own.write_text("somebody's own")
+    before = studio.documents()
+    with studio.open() as root, pytest.raises(ExpectationFailed, match="notes"), root.begin(project="demo") as assembly:
+        version = assembly.new_version(**SAME_SHOT, subset="renderBeauty", family="render", amend=1, hero=True)
+        version.copy(f"{studio.sources}/beauty.%04d.exr", frames="1001")
+        assembly.reveal()
+        if change == "replaced":
+            own.with_suffix(".new").write_text("newer")
+            own.with_suffix(".new").rename(own)
+        elif change == "removed":
+            own.unlink()
+        else:
+            own.write_text("newer")
+    assert own.exists() == (change != "removed")
+    assert studio.documents() == before
     assert studio.leftovers() == []
