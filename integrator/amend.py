@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from integrator import storage
 from integrator.database import PROJECT, Change, Update, field
-from integrator.errors import ExpectationFailed, Problem, ValidationRefused
+from integrator.errors import ExpectationFailed, Problem, StorageFailed, ValidationRefused
 from integrator.layout import collision_key
 from integrator.model import Document, Place
 from integrator.pointers import by_name, numbers, replacement
@@ -223,13 +223,22 @@ def _first(old: Document, fresh: Document, frame: int) -> dict[str, Any]:
 def contents(root: Root, place: Place) -> dict[str, tuple[str, int]]:
     """Everything in a directory, {} if it is not there: (target of a symbolic link or "", inode) by path, of folders with a "/".
 
-    Raises `ValidationRefused` for what is neither a file nor a link nor a folder.
+    Raises `ValidationRefused` for what is neither a file nor a link nor a folder, `StorageFailed`.
     """
-    try:
-        with root.engine.root(place.root) as fd, storage.folder(place.path, fd) as at:
+    with root.engine.root(place.root) as fd:
+        try:
+            at = storage.open_folder(place.path, fd)
+        except FileNotFoundError:
+            return {}
+        except NotADirectoryError:
+            what = "is no folder, and cannot be replaced by one: move it away"
+            raise ValidationRefused([Problem(root.absolute(place), what)]) from None
+        try:
             return dict(_walk(at, "", root.absolute(place)))
-    except FileNotFoundError:
-        return {}
+        except OSError as error:
+            raise StorageFailed("look at", os.path.join(root.absolute(place), error.filename or ""), error) from error
+        finally:
+            os.close(at)
 
 
 def refuse_changed(root: Root, place: Place, found: Mapping[str, tuple[str, int]]) -> None:

@@ -548,3 +548,14 @@ def test_an_adopted_reservation_has_a_hero_and_goes_on_without_it_after_a_failur
         assert integrator.publish(request, root).versions[0].version == 2
         assert root.resolve("demo", "sh010", "cache", "hero").version == 2
     assert prepared.leftovers() == []
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_what_is_no_folder_is_nobody_elses_to_replace_by_a_hero(prepared: Studio, kind: str) -> None:
+    hero = Path(prepared.path, PUBLISHED, "cache/cache/hero")
+    hero.rename(hero.with_name("elsewhere"))
+    hero.write_text("somebody's own") if kind == "file" else hero.symlink_to("elsewhere")
+    before = prepared.tree()
+    with prepared.open() as root, pytest.raises(ValidationRefused, match="is no folder"):
+        exchange(prepared, root)
+    assert prepared.tree() == before
