@@ -183,14 +183,20 @@ def check_budget(attempts: list[Document], budget: Budget, host: str) -> None:
     raise error
 
 
-def glance(root: Root, publish_id: str, request: PublishRequest) -> Earlier:
-    """The answer of an earlier run that is finished, or a reservation; settles nothing. Raises `DifferentContent`."""
-    document = find(root, publish_id) or {}
-    if document.get("state") in (State.FINISHED.value, State.RESERVED.value):
-        _check_content(document, publish_id, request)
-    if document.get("state") == State.FINISHED.value:
-        return Earlier(answer=of_transaction(root, document, "already_published"))
-    return Earlier(reservation=document if document.get("state") == State.RESERVED.value else None)
+def glance(root: Root, publish_id: str, request: PublishRequest, *, amend: bool = False) -> Earlier:
+    """What `look` would say of an earlier run that is finished, or a reservation; settles nothing. Raises `DifferentContent`."""
+    first = find(root, publish_id)
+    if first is not None and first["state"] == State.RESERVED.value:
+        _check_content(first, publish_id, request)
+        return Earlier(reservation=first)
+    if first is None or first["state"] != State.FINISHED.value:
+        return Earlier()
+    newest, following = _amended(root, first, publish_id)
+    if not (changed := _changed(root, newest, request)):
+        return Earlier(answer=of_transaction(root, newest, "already_published"))
+    if not amend:
+        raise _different(first, publish_id, "used", changed)
+    return Earlier(publish_id=following, amends=_published_numbers(first, publish_id, request))
 
 
 def promised(root: Root, reservation: Document | None) -> list[str]:
@@ -204,6 +210,15 @@ def promised(root: Root, reservation: Document | None) -> list[str]:
 def find(root: Root, publish_id: str) -> Document | None:
     """The transaction that has this publish id now."""
     return next(iter(root.engine.database.find(TRANSACTIONS, {"publish_id": publish_id}, limit=1)), None)
+
+
+def last(root: Root, publish_id: str) -> Document | None:
+    """As `find`; of what was published and is being amended, or was, under this id, the last transaction."""
+    found = find(root, publish_id)
+    if found is None or found["state"] != State.FINISHED.value:
+        return found
+    newest, following = _amended(root, found, publish_id)
+    return find(root, following) or newest
 
 
 def former_attempts(root: Root, publish_id: str) -> list[Document]:

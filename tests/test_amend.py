@@ -324,3 +324,32 @@ def test_what_somebody_else_changes_meanwhile_is_not_lost_in_the_exchange(studio
     assert own.exists() == (change != "removed")
     assert studio.documents() == before
     assert studio.leftovers() == []
+
+
+def test_a_dry_run_says_what_would_be_done_about_a_publish_id_that_was_used(studio: Studio) -> None:
+    words = ("publish", *SHOT, "--publish-id", "farm-7", "--dry-run", f"{studio.sources}/beauty.%04d.exr")
+    integrate(studio, *(word for word in words if word != "--dry-run"))
+    assert integrate(studio, *words)["outcome"] == "already_published"
+    render_again(studio, 1002)
+    assert "--on-changed amend" in integrate(studio, *words, code=2)["error"]["next"]
+    planned = integrate(studio, *words, "--on-changed", "amend")
+    assert (planned["outcome"], planned["versions"][0]["version"]) == ("planned", 2)
+
+
+def test_a_bug_after_the_verdict_of_an_amendment_is_told_as_what_it_is(studio: Studio) -> None:
+    words = ("publish", *SHOT, "--publish-id", "farm-7", f"{studio.sources}/beauty.%04d.exr")
+    first = integrate(studio, *words)
+    render_again(studio, 1002)
+    plugins = Path(studio.folder, "plugins")
+    plugins.mkdir()
+    (plugins / "late_bug.py").write_text(
+        "from integrator.assembly import Assembly\n"
+        "whole = Assembly.commit\n"
+        "def commit(self):\n"
+        "    whole(self)\n"
+        "    raise ZeroDivisionError\n"
+        "Assembly.commit = commit\n"
+    )
+    answer = integrate(studio, *words, "--on-changed", "amend", "--plugin-path", str(plugins))
+    assert (answer["outcome"], answer["versions"][0]["version"]) == ("published", 2)
+    assert answer["transaction"] != first["transaction"]

@@ -303,10 +303,10 @@ def _outcome(root: Root, request: PublishRequest, error: IntegratorError, consol
         return failed(error)
     from integrator.model import State
     from integrator.results import of_transaction
-    from integrator.retry import find
+    from integrator.retry import last
 
     try:
-        document = find(root, str(request.publish_id))
+        document = last(root, str(request.publish_id))
     except IntegratorError:
         return failed(_unsettled(error, ""))
     if document is None or not _ours(root, document["owner"]):
