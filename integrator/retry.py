@@ -83,7 +83,8 @@ def _amended(root: Root, first: Document, publish_id: str) -> tuple[Document, st
     """
     newest, number = first, 1
     while (later := find(root, f"{publish_id}+amend{number}")) is not None and later["state"] == State.FINISHED.value:
-        newest, number = later, number + 1
+        # An id like this may be somebody's own.
+        newest, number = later if later.get("amends") == publish_id else newest, number + 1
     return newest, f"{publish_id}+amend{number}"
 
 

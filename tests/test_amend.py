@@ -353,3 +353,15 @@ def test_a_bug_after_the_verdict_of_an_amendment_is_told_as_what_it_is(studio: S
     answer = integrate(studio, *words, "--on-changed", "amend", "--plugin-path", str(plugins))
     assert (answer["outcome"], answer["versions"][0]["version"]) == ("published", 2)
     assert answer["transaction"] != first["transaction"]
+
+
+def test_an_id_that_looks_like_an_amendment_is_somebodys_own(studio: Studio) -> None:
+    with studio.open() as root:
+        integrator.publish(request(studio), root)
+        camera = studio.request("farm-1+amend1")
+        integrator.publish({**camera, "instances": camera["instances"][1:]}, root)
+        assert integrator.publish(request(studio), root).outcome == "already_published"
+        render_again(studio, 1004)
+        assert integrator.publish(request(studio), root, on_changed="amend").outcome == "published"
+        assert integrator.publish(request(studio), root, on_changed="amend").outcome == "already_published"
+    assert published(studio, 2, 1004).startswith(b"rendered again")
