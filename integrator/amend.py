@@ -136,8 +136,11 @@ class Amendment:
         both = {**before, **now}
         ordered = sorted(both)
         merged["files"] = [both[number] for number in ordered]
-        first = os.path.basename(merged["files"][0]["path"])
+        first = self._inside(merged["files"][0])
         merged["data"]["path"] = self._version.final_path(first)
+        if "{" not in fresh["data"]["template"].rpartition("/")[2]:  # that somebody gave it, perhaps in a folder
+            above = self._root.layout.path_template().rpartition("/")[0]
+            merged["data"]["template"] = f"{above}/{first}"
         found = [f"{number}" for number in ordered] if tiles else numbers(merged | {"context": _first(old, fresh, ordered[0])})
         assert found is not None
         merged["context"] = {**fresh["context"], **({"udim": found} if tiles else {"frame": found[0]})}
@@ -147,6 +150,10 @@ class Amendment:
         self, old: Document, before: Mapping[int, Document], fresh: Document, now: Mapping[int, Document]
     ) -> None:
         """Frames of one sequence must be named alike. Raises `ValidationRefused`."""
+        folders = {self._inside(file).rpartition("/")[0] for file in (*before.values(), *now.values())}
+        if len(folders) > 1:
+            what = f"is in another folder of the version than its other frames ({' and '.join(map(repr, sorted(folders)))})"
+            raise ValidationRefused([Problem(old["name"], what)])
         values = {**fresh["context"]}
         frames, tiles = (None, list(before)) if "udim" in values else (list(before), None)
         expected = self._root.layout.file_names(values, frames, tiles)
