@@ -8,7 +8,7 @@ not name, resources, and files and folders that somebody else put there stay as 
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import os
 import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from integrator import storage
 from integrator.database import PROJECT, Change, Update, field
-from integrator.errors import ExpectationFailed, Problem, ValidationRefused
+from integrator.errors import ExpectationFailed, Problem, StorageFailed, ValidationRefused
 from integrator.layout import collision_key
 from integrator.model import Document, Place
 from integrator.pointers import by_name, numbers, replacement
@@ -25,6 +25,7 @@ from integrator.staging import StagingDirectory
 from integrator.transfer import Policy
 
 if TYPE_CHECKING:
+    from integrator.transaction import Transaction
     from integrator.versions import Version
 
 
@@ -61,8 +62,11 @@ class Amendment:
 
     # --- files --------------------------------------------------------------------------------------------------------
 
-    def complete(self) -> None:
-        """Link what stays. Raises `ValidationRefused` for files that would take the place of others, `StorageFailed`."""
+    def complete(self, transaction: Transaction) -> None:
+        """Link what stays; what somebody else changes in the old directory after that fails the publish.
+
+        Raises `ValidationRefused` for files that would take the place of others, `StorageFailed`.
+        """
         staged = set(self._version.staging.names())
         self._completed = self._merged
         self._refuse_taken(staged)
@@ -71,8 +75,9 @@ class Amendment:
         gone = staged | (named - wanted)
         folders: dict[str, list[tuple[str, str]]] = {}
         place = Place(root=self._version.staging.directory.root, path=self._version.staging.directory.final)
-        found = dict(contents(self._root, place))
-        for name, target in found.items():
+        found = contents(self._root, place)
+        transaction.expect(functools.partial(refuse_changed, self._root, place, found))
+        for name, (target, _) in found.items():
             if name not in gone and not name.endswith("/"):
                 folder, _, base = name.rpartition("/")
                 folders.setdefault(folder, []).append((base, target))
@@ -124,15 +129,22 @@ class Amendment:
             return fresh
         merged = {**old, **fresh, "_id": old["_id"], "data": {**(old.get("data") or {}), **fresh["data"]}}
         before, now = _numbered(old), _numbered(fresh)
-        if before is None or now is None or old["context"].get("ext") != fresh["context"].get("ext"):
+        if before is None or old["context"].get("ext") != fresh["context"].get("ext"):
             return merged
+        if now is None:
+            name = self._inside(next(iter(fresh["files"])))
+            what = f"is one file, and {old['name']} of v{self._version.number:03d} is a sequence"
+            raise ValidationRefused([Problem(name, f"{what}: say which frame it is (frames), or name it differently")])
         self._refuse_other_names(old, before, fresh, now)
         tiles = "udim" in fresh["context"]
         both = {**before, **now}
         ordered = sorted(both)
         merged["files"] = [both[number] for number in ordered]
-        first = os.path.basename(merged["files"][0]["path"])
+        first = self._inside(merged["files"][0])
         merged["data"]["path"] = self._version.final_path(first)
+        if "{" not in fresh["data"]["template"].rpartition("/")[2]:  # that somebody gave it, perhaps in a folder
+            above = self._root.layout.path_template().rpartition("/")[0]
+            merged["data"]["template"] = f"{above}/{first}"
         found = [f"{number}" for number in ordered] if tiles else numbers(merged | {"context": _first(old, fresh, ordered[0])})
         assert found is not None
         merged["context"] = {**fresh["context"], **({"udim": found} if tiles else {"frame": found[0]})}
@@ -142,6 +154,10 @@ class Amendment:
         self, old: Document, before: Mapping[int, Document], fresh: Document, now: Mapping[int, Document]
     ) -> None:
         """Frames of one sequence must be named alike. Raises `ValidationRefused`."""
+        folders = {self._inside(file).rpartition("/")[0] for file in (*before.values(), *now.values())}
+        if len(folders) > 1:
+            what = f"is in another folder of the version than its other frames ({' and '.join(map(repr, sorted(folders)))})"
+            raise ValidationRefused([Problem(old["name"], what)])
         values = {**fresh["context"]}
         frames, tiles = (None, list(before)) if "udim" in values else (list(before), None)
         expected = self._root.layout.file_names(values, frames, tiles)
@@ -215,13 +231,35 @@ def _first(old: Document, fresh: Document, frame: int) -> dict[str, Any]:
     return next(part["context"] for part in (old, fresh) if int(part["context"]["frame"]) == frame)
 
 
-def contents(root: Root, place: Place) -> Iterator[tuple[str, str]]:
-    """Everything in a directory, if it is there: path inside it (of folders with a "/"), and the target of a symbolic link.
+def contents(root: Root, place: Place) -> dict[str, tuple[str, int]]:
+    """Everything in a directory, {} if it is not there: (target of a symbolic link or "", inode) by path, of folders with a "/".
 
-    Raises `ValidationRefused` for what is neither a file nor a link nor a folder.
+    Raises `ValidationRefused` for what is neither a file nor a link nor a folder, `StorageFailed`.
     """
-    with root.engine.root(place.root) as fd, contextlib.suppress(FileNotFoundError), storage.folder(place.path, fd) as at:
-        yield from _walk(at, "", root.absolute(place))
+    with root.engine.root(place.root) as fd:
+        try:
+            at = storage.open_folder(place.path, fd)
+        except FileNotFoundError:
+            return {}
+        except NotADirectoryError:
+            what = "is no folder, and cannot be replaced by one: move it away"
+            raise ValidationRefused([Problem(root.absolute(place), what)]) from None
+        try:
+            return dict(_walk(at, "", root.absolute(place)))
+        except OSError as error:
+            raise StorageFailed("look at", os.path.join(root.absolute(place), error.filename or ""), error) from error
+        finally:
+            os.close(at)
+
+
+def refuse_changed(root: Root, place: Place, found: Mapping[str, tuple[str, int]]) -> None:
+    """Raise `ExpectationFailed` if a directory has not the same contents any more: what is put in its place lacks what is new."""
+    if changed := sorted({name for name, _ in found.items() ^ contents(root, place).items()}):
+        names = ", ".join(changed[:5])
+        raise ExpectationFailed(
+            f"somebody else changed {root.absolute(place)} while this was published ({names}). Everything is as before",
+            next="run it again",
+        )
 
 
 def keep_folders(staging: StagingDirectory, path: str, found: Iterable[str], kept: Collection[str]) -> None:
@@ -241,26 +279,26 @@ def keep_folders(staging: StagingDirectory, path: str, found: Iterable[str], kep
         staging.keep_folder(name.rstrip("/"), os.path.join(path, name))
 
 
-def staged_contents(staging: StagingDirectory) -> Iterator[tuple[str, str]]:
+def staged_contents(staging: StagingDirectory) -> dict[str, tuple[str, int]]:
     """As `contents`, of a staging directory."""
-    return _walk(staging.fd, "", staging.path)
+    return dict(_walk(staging.fd, "", staging.path))
 
 
-def _walk(fd: int, prefix: str, shown: str) -> Iterator[tuple[str, str]]:
+def _walk(fd: int, prefix: str, shown: str) -> Iterator[tuple[str, tuple[str, int]]]:
     with os.scandir(fd) as entries:
-        found = sorted((entry.name, entry.stat(follow_symlinks=False).st_mode) for entry in entries)
-    for name, mode in found:
+        found = sorted((entry.name, entry.stat(follow_symlinks=False).st_mode, entry.inode()) for entry in entries)
+    for name, mode, inode in found:
         if stat.S_ISDIR(mode):
             with storage.folder(name, fd) as inner:
                 if storage.is_mount(inner):
                     raise ValidationRefused(
                         [Problem(f"{shown}/{prefix}{name}", "is a mount, and would be left behind: unmount it")]
                     )
-                yield f"{prefix}{name}/", ""
+                yield f"{prefix}{name}/", ("", inode)
                 yield from _walk(inner, f"{prefix}{name}/", shown)
         elif stat.S_ISLNK(mode):
-            yield prefix + name, os.readlink(name, dir_fd=fd)
+            yield prefix + name, (os.readlink(name, dir_fd=fd), inode)
         elif stat.S_ISREG(mode):
-            yield prefix + name, ""
+            yield prefix + name, ("", inode)
         else:
             raise ValidationRefused([Problem(f"{shown}/{prefix}{name}", "is no file, and cannot be kept: move it away")])

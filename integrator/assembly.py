@@ -172,7 +172,7 @@ class Assembly:
         try:
             for version in self._kept():
                 if version not in self._completed:
-                    version.complete()
+                    version.complete(self.transaction)
                     follow(self._root, self.transaction, version)
                     self.transaction.change(*version.changes())
                     self.transaction.point(*version.pointers())
@@ -366,6 +366,8 @@ class OpenVersion(Version):
         self.lease = plan.lease
         self._harvest = harvest
         self._taken: dict[str, Sequence[str]] = {}
+        #: Sequences that were filled in, as they were before: documents and names of files.
+        self._unfilled: dict[str, tuple[Document, Sequence[str]]] = {}
         self._expected: Sequence[Named] | None = None
         self._progress: Progress | None = None
         self._checksum = plan.publish.checksum or root.settings.checksum
@@ -481,7 +483,10 @@ class OpenVersion(Version):
 
         For a publish of a few frames that were rendered again. Raises `UsageError` if one of the two is no such sequence.
         """
+        own = [{**entry, "context": {**entry["context"]}, "data": {**entry["data"]}} for entry in self.representations]
         filled = fill(self._root, self, representation, number)
+        before = next(entry for entry in own if entry["name"] == filled["name"])
+        self._unfilled[filled["name"]] = before, self._taken[filled["name"]]
         self._taken[filled["name"]] = [os.path.basename(file["path"]) for file in filled["files"]]
 
     def forget_unstaged(self) -> None:
@@ -489,6 +494,10 @@ class OpenVersion(Version):
         staged = set(self.staging.names())
         if self.thumbnail is not None and os.path.basename(self.thumbnail[0]["path"]) not in staged:
             self.thumbnail = None
+        for name, (document, files) in self._unfilled.items():
+            if name in self._taken and not staged.issuperset(self._taken[name]) and staged.issuperset(files):
+                self._taken[name] = files
+                self.representations = [document if entry["name"] == name else entry for entry in self.representations]
         kept = {name: files for name, files in self._taken.items() if staged.issuperset(files)}
         self.representations = [entry for entry in self.representations if entry["name"] in kept]
         self._taken = kept

@@ -79,7 +79,8 @@ class Attempt:
 
     def glance(self) -> PublishResult | None:
         """The answer of an earlier run that is finished; settles nothing and writes nothing. Raises `DifferentContent`."""
-        self.earlier = glance(self.root, self.publish_id, self.asked)
+        amend = self._terms.on_changed == "amend"
+        self.earlier = glance(self.root, self.publish_id, self.asked, amend=amend)
         return self.earlier.answer
 
     def preflight(self) -> None:

@@ -6,11 +6,12 @@ two are exchanged after the verdict, and the old one is kept in the trash. What 
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from integrator.amend import contents, keep_folders, staged_contents
+from integrator.amend import contents, keep_folders, refuse_changed, staged_contents
 from integrator.database import PROJECT
 from integrator.documents import Stamp
 from integrator.encoding import Packed
@@ -65,8 +66,9 @@ def stage_hero(root: Root, transaction: Transaction, version: Version) -> None:
     ours = {_inside(file["path"], rootless) for entry in old for file in entry["files"]}
     ours |= {_inside(entry["path"], rootless) for entry in _stored(before).get("resources") or ()}
     taken = {collision_key(name) for name in names.values()}
-    found = dict(contents(root, place))
-    kept = {name: target for name, target in found.items() if name not in ours and collision_key(name) not in taken}
+    found = contents(root, place)
+    transaction.expect(functools.partial(refuse_changed, root, place, found))
+    kept = {name: target for name, (target, _) in found.items() if name not in ours and collision_key(name) not in taken}
     _link(root, staging, version.staging.path, version.final_path(), _sources(version, names))
     files = [(name, name, target) for name, target in kept.items() if not name.endswith("/")]
     _link(root, staging, staging.final_path, staging.final_path, files)
@@ -178,8 +180,8 @@ def _refuse_repeated(names: Iterable[str]) -> None:
 
 def _sources(version: Version, names: Mapping[str, str]) -> list[tuple[str, str, str]]:
     """(path in the version, path in the hero folder, target of a symbolic link or "") of every file."""
-    targets = dict(staged_contents(version.staging))
-    return [(inside, name, targets[inside]) for inside, name in names.items()]
+    staged = staged_contents(version.staging)
+    return [(inside, name, staged[inside][0]) for inside, name in names.items()]
 
 
 def _link(root: Root, staging: StagingDirectory, folder: str, was: str, files: Iterable[tuple[str, str, str]]) -> None:

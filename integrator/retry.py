@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Iterator
 from typing import Final
 
 import attrs
@@ -23,8 +21,6 @@ from integrator.root import Root
 _PAUSE: Final = 0.5
 #: Attempts whose leftovers are looked at; older ones were harvested by those.
 _FORMERS: Final = 10
-#: Between a publish id and the number of times that it was amended.
-_AMENDED: Final = "+amend"
 
 
 @attrs.frozen(kw_only=True)
@@ -81,22 +77,15 @@ def look(root: Root, publish_id: str, request: PublishRequest, *, wait: float, a
 
 
 def _amended(root: Root, first: Document, publish_id: str) -> tuple[Document, str]:
-    """The last finished transaction of a publish id, and the id under which it is amended next."""
+    """The last finished transaction of a publish id, and the id under which it is amended next.
+
+    Each time that it was amended is a transaction with an id of its own.
+    """
     newest, number = first, 1
-    for later in amendments(root, publish_id):
-        if later["state"] != State.FINISHED.value:
-            break
-        newest, number = later, number + 1
-    return newest, f"{publish_id}{_AMENDED}{number}"
-
-
-def amendments(root: Root, publish_id: str) -> Iterator[Document]:
-    """The transactions that amended, or amend, what was published under an id, in their order; each has an id of its own."""
-    for number in itertools.count(1):
-        found = find(root, f"{publish_id}{_AMENDED}{number}")
-        if found is None:
-            return
-        yield found
+    while (later := find(root, f"{publish_id}+amend{number}")) is not None and later["state"] == State.FINISHED.value:
+        # An id like this may be somebody's own.
+        newest, number = later if later.get("amends") == publish_id else newest, number + 1
+    return newest, f"{publish_id}+amend{number}"
 
 
 def _changed(root: Root, document: Document, request: PublishRequest) -> str:
@@ -195,14 +184,20 @@ def check_budget(attempts: list[Document], budget: Budget, host: str) -> None:
     raise error
 
 
-def glance(root: Root, publish_id: str, request: PublishRequest) -> Earlier:
-    """The answer of an earlier run that is finished, or a reservation; settles nothing. Raises `DifferentContent`."""
-    document = find(root, publish_id) or {}
-    if document.get("state") in (State.FINISHED.value, State.RESERVED.value):
-        _check_content(document, publish_id, request)
-    if document.get("state") == State.FINISHED.value:
-        return Earlier(answer=of_transaction(root, document, "already_published"))
-    return Earlier(reservation=document if document.get("state") == State.RESERVED.value else None)
+def glance(root: Root, publish_id: str, request: PublishRequest, *, amend: bool = False) -> Earlier:
+    """What `look` would say of an earlier run that is finished, or a reservation; settles nothing. Raises `DifferentContent`."""
+    first = find(root, publish_id)
+    if first is not None and first["state"] == State.RESERVED.value:
+        _check_content(first, publish_id, request)
+        return Earlier(reservation=first)
+    if first is None or first["state"] != State.FINISHED.value:
+        return Earlier()
+    newest, following = _amended(root, first, publish_id)
+    if not (changed := _changed(root, newest, request)):
+        return Earlier(answer=of_transaction(root, newest, "already_published"))
+    if not amend:
+        raise _different(first, publish_id, "used", changed)
+    return Earlier(publish_id=following, amends=_published_numbers(first, publish_id, request))
 
 
 def promised(root: Root, reservation: Document | None) -> list[str]:
@@ -216,6 +211,15 @@ def promised(root: Root, reservation: Document | None) -> list[str]:
 def find(root: Root, publish_id: str) -> Document | None:
     """The transaction that has this publish id now."""
     return next(iter(root.engine.database.find(TRANSACTIONS, {"publish_id": publish_id}, limit=1)), None)
+
+
+def last(root: Root, publish_id: str) -> Document | None:
+    """As `find`; of what was published and is being amended, or was, under this id, the last transaction."""
+    found = find(root, publish_id)
+    if found is None or found["state"] != State.FINISHED.value:
+        return found
+    newest, following = _amended(root, found, publish_id)
+    return find(root, following) or newest
 
 
 def former_attempts(root: Root, publish_id: str) -> list[Document]:

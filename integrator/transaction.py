@@ -176,6 +176,8 @@ class Transaction(Work):
         """
         with self._rolling_back():
             self._show()
+            for holds in self._expectations:
+                holds()
         # 6: the one write that decides.
         self._verdict(summary)
         # 7, 8: what the verdict decided is carried out; only then is it acknowledged.

@@ -23,7 +23,7 @@ from integrator.representations import Sources, extension
 from integrator.results import PublishedRepresentation, PublishedVersion
 from integrator.root import Root
 from integrator.staging import Progress, StagingDirectory, policy
-from integrator.transaction import Planner
+from integrator.transaction import Planner, Transaction
 from integrator.transfer import Facts
 
 # --- numbers --------------------------------------------------------------------------------------------------------
@@ -335,10 +335,10 @@ class Version:
                 for n, name in enumerate(names)
             ]
 
-    def complete(self) -> None:
+    def complete(self, transaction: Transaction) -> None:
         """Bring in what stays of a version that is amended; called once, when everything else was added."""
         if self._amendment is not None:
-            self._amendment.complete()
+            self._amendment.complete(transaction)
 
     def describe_thumbnail(self, name: str, facts: Facts) -> None:
         """Add the document of a small picture that is staged; it is no representation."""

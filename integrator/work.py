@@ -67,6 +67,8 @@ class Work(abc.ABC):
         self._deferred: list[Document] = []
         #: Documents that are written once the exchanges are made; see `point`.
         self._pointers: list[Document] = []
+        #: What must hold just before the verdict; each raises if it does not.
+        self._expectations: list[Callable[[], None]] = []
         self._number = 0
         self._savepoints = 0
         #: Number of savepoints before the last early reveal: none of those can be rolled back to.
@@ -142,6 +144,11 @@ class Work(abc.ABC):
         """
         self._open_journal()
         self._pointers += pointers
+
+    def expect(self, holds: Callable[[], None]) -> None:
+        """Add something that is asked once more before the verdict; if it raises, the transaction is rolled back."""
+        self._open_journal()
+        self._expectations.append(holds)
 
     def exchange(self, place: Place, private: str, content: bytes) -> None:
         """Give an existing or new file this content after the verdict; the old one goes to the trash.

@@ -16,7 +16,7 @@ import pytest
 from studio import Studio, fast_folder
 
 import integrator
-from integrator.errors import DifferentContent, UsageError
+from integrator.errors import DifferentContent, ExpectationFailed, UsageError
 from integrator.testing import Fate, Killed
 
 
@@ -155,6 +155,18 @@ def test_the_command_line_amends_and_makes_heroes(studio: Studio) -> None:
     assert hero["path"].endswith("/hero")
     integrate(studio, "publish", *SHOT, "--amend", "9", f"{studio.sources}/beauty.%04d.exr", code=3)
     assert integrate(studio, "check")["ok"]
+
+
+def test_one_file_does_not_take_the_place_of_a_sequence(studio: Studio) -> None:
+    integrate(studio, "publish", *SHOT, f"{studio.sources}/beauty.%04d.exr")
+    before = (studio.tree(), studio.documents())
+    refused = integrate(studio, "publish", *SHOT, "--amend", "2", f"{studio.sources}/beauty.1002.exr", code=3)
+    assert "say which frame it is" in refused["error"]["message"]
+    assert (studio.tree(), studio.documents()) == before
+    [version] = integrate(studio, "publish", *SHOT, "--amend", "2", "--frames", "1002", f"{studio.sources}/beauty.1002.exr")[
+        "versions"
+    ]
+    assert len(version["representations"][0]["files"]) == 10
 
 
 def test_the_command_line_amends_what_changed_under_a_publish_id(studio: Studio) -> None:
@@ -297,3 +309,71 @@ def test_nothing_is_added_to_an_amended_version_after_an_early_reveal(studio: St
         assembly.roll_back_to(point)
     assert not Path(version.final_path("late.txt")).exists()
     assert studio.leftovers() == []
+
+
+@pytest.mark.parametrize("place", ["v001", "hero"])
+@pytest.mark.parametrize("change", ["added", "removed", "replaced"])
+def test_what_somebody_else_changes_meanwhile_is_not_lost_in_the_exchange(studio: Studio, place: str, change: str) -> None:
+    whole = request(studio)
+    whole["instances"] = [{**whole["instances"][0], "hero": True, "amend": 1}]
+    with studio.open() as root:
+        integrator.publish({**whole, "publish_id": "first"}, root)
+    own = Path(studio.path, "demo/shots/sq01/sh010/publish/render/renderBeauty", place, "notes.txt")
+    if change != "added":
+        own.write_text("somebody's own")
+    before = studio.documents()
+    with studio.open() as root, pytest.raises(ExpectationFailed, match="notes"), root.begin(project="demo") as assembly:
+        version = assembly.new_version(**SAME_SHOT, subset="renderBeauty", family="render", amend=1, hero=True)
+        version.copy(f"{studio.sources}/beauty.%04d.exr", frames="1001")
+        assembly.reveal()
+        if change == "replaced":
+            own.with_suffix(".new").write_text("newer")
+            own.with_suffix(".new").rename(own)
+        elif change == "removed":
+            own.unlink()
+        else:
+            own.write_text("newer")
+    assert own.exists() == (change != "removed")
+    assert studio.documents() == before
+    assert studio.leftovers() == []
+
+
+def test_a_dry_run_says_what_would_be_done_about_a_publish_id_that_was_used(studio: Studio) -> None:
+    words = ("publish", *SHOT, "--publish-id", "farm-7", "--dry-run", f"{studio.sources}/beauty.%04d.exr")
+    integrate(studio, *(word for word in words if word != "--dry-run"))
+    assert integrate(studio, *words)["outcome"] == "already_published"
+    render_again(studio, 1002)
+    assert "--on-changed amend" in integrate(studio, *words, code=2)["error"]["next"]
+    planned = integrate(studio, *words, "--on-changed", "amend")
+    assert (planned["outcome"], planned["versions"][0]["version"]) == ("planned", 2)
+
+
+def test_a_bug_after_the_verdict_of_an_amendment_is_told_as_what_it_is(studio: Studio) -> None:
+    words = ("publish", *SHOT, "--publish-id", "farm-7", f"{studio.sources}/beauty.%04d.exr")
+    first = integrate(studio, *words)
+    render_again(studio, 1002)
+    plugins = Path(studio.folder, "plugins")
+    plugins.mkdir()
+    (plugins / "late_bug.py").write_text(
+        "from integrator.assembly import Assembly\n"
+        "whole = Assembly.commit\n"
+        "def commit(self):\n"
+        "    whole(self)\n"
+        "    raise ZeroDivisionError\n"
+        "Assembly.commit = commit\n"
+    )
+    answer = integrate(studio, *words, "--on-changed", "amend", "--plugin-path", str(plugins))
+    assert (answer["outcome"], answer["versions"][0]["version"]) == ("published", 2)
+    assert answer["transaction"] != first["transaction"]
+
+
+def test_an_id_that_looks_like_an_amendment_is_somebodys_own(studio: Studio) -> None:
+    with studio.open() as root:
+        integrator.publish(request(studio), root)
+        camera = studio.request("farm-1+amend1")
+        integrator.publish({**camera, "instances": camera["instances"][1:]}, root)
+        assert integrator.publish(request(studio), root).outcome == "already_published"
+        render_again(studio, 1004)
+        assert integrator.publish(request(studio), root, on_changed="amend").outcome == "published"
+        assert integrator.publish(request(studio), root, on_changed="amend").outcome == "already_published"
+    assert published(studio, 2, 1004).startswith(b"rendered again")

@@ -354,3 +354,19 @@ def test_a_link_to_the_outside_is_refused_as_in_a_request(studio: Studio, root: 
     with pytest.raises(ValidationRefused, match="is outside the root"), root.begin(project="demo") as assembly:
         assembly.new_version(asset="hero", subset="main", family="model").symlink(f"{studio.sources}/cam.abc")
     assert studio.leftovers() == []
+
+
+def test_a_sequence_that_was_filled_in_is_as_before_once_that_is_taken_back(studio: Studio, root: Root) -> None:
+    shot = {"asset": "sh010", "hierarchy": "shots/sq01", "subset": "renderBeauty", "family": "render"}
+    with root.begin(project="demo") as assembly:
+        version = assembly.new_version(**shot)
+        version.copy(f"{studio.sources}/beauty.%04d.exr", frames="1002")
+        version.write("notes.txt", b"notes")
+        point = assembly.savepoint()
+        version.fill("exr", 1)
+        assembly.roll_back_to(point)
+    [published] = assembly.result.versions if assembly.result else ()
+    assert [(entry.name, len(entry.files)) for entry in published.representations] == [("exr", 1), ("txt", 1)]
+    [document] = root.documents("demo", {"type": "representation", "name": "exr", "context.version": 2})
+    assert (len(document["files"]), document["context"]["frame"]) == (1, "1002")
+    assert studio.leftovers() == []

@@ -548,3 +548,34 @@ def test_an_adopted_reservation_has_a_hero_and_goes_on_without_it_after_a_failur
         assert integrator.publish(request, root).versions[0].version == 2
         assert root.resolve("demo", "sh010", "cache", "hero").version == 2
     assert prepared.leftovers() == []
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_what_is_no_folder_is_nobody_elses_to_replace_by_a_hero(prepared: Studio, kind: str) -> None:
+    hero = Path(prepared.path, PUBLISHED, "cache/cache/hero")
+    hero.rename(hero.with_name("elsewhere"))
+    hero.write_text("somebody's own") if kind == "file" else hero.symlink_to("elsewhere")
+    before = prepared.tree()
+    with prepared.open() as root, pytest.raises(ValidationRefused, match="is no folder"):
+        exchange(prepared, root)
+    assert prepared.tree() == before
+
+
+def test_frames_in_a_folder_of_the_version_are_amended_there(prepared: Studio) -> None:
+    shot = {"asset": "sh010", "hierarchy": "shots/sq01", "subset": "sim", "family": "look", "hero": True}
+    folder = Path(prepared.path, PUBLISHED, "look/sim/v001")
+    names = [f"frames/demo_sh010_sim_v001.{frame}.exr" for frame in range(1001, 1005)]
+    with prepared.open() as root:
+        for chosen, amend in ((names[:2], None), (names[2:], 1)):
+            with root.begin(project="demo") as assembly:
+                version = assembly.new_version(**shot, amend=amend)
+                Path(version.path, "frames").mkdir()
+                for name in chosen:
+                    Path(version.path, name).write_text(name)
+                version.adopt(chosen, "exr")
+            assert missing_files(root) == wrong_first_files(root) == []
+        with pytest.raises(ValidationRefused, match="in another folder"), root.begin(project="demo") as assembly:
+            version = assembly.new_version(**shot, amend=1)
+            version.copy(f"{prepared.sources}/beauty.%04d.exr", frames="1002-1003")
+    assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*.exr")) == names
+    assert prepared.leftovers() == []

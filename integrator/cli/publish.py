@@ -303,15 +303,13 @@ def _outcome(root: Root, request: PublishRequest, error: IntegratorError, consol
         return failed(error)
     from integrator.model import State
     from integrator.results import of_transaction
-    from integrator.retry import amendments, find
+    from integrator.retry import last
 
     try:
-        first = find(root, str(request.publish_id))
-        found = [first, *amendments(root, str(request.publish_id))] if first is not None else []
+        document = last(root, str(request.publish_id))
     except IntegratorError:
         return failed(_unsettled(error, ""))
-    document = next((entry for entry in reversed(found) if entry.get("owner") and _ours(root, entry["owner"])), None)
-    if document is None:
+    if document is None or not document.get("owner") or not _ours(root, document["owner"]):
         return failed(error)
     if document["state"] == State.FINISHED.value:
         console.say(f"integrator: it was published before this: {shown(error.message)}")
