@@ -76,6 +76,12 @@ def find_publication(context: Any) -> Publication | None:
     return _publications.get(context.id)
 
 
+def open_publication() -> Publication | None:
+    """The publication that has something open in this thread; there is one at most."""
+    here = threading.current_thread()
+    return next((found for found in list(_publications.values()) if found.thread is here and found.is_open), None)
+
+
 def remember_effects(effects: Mapping[str, Effect]) -> None:
     """Make effects of plugins known to every publication of this process."""
     _effects.update(effects)
@@ -190,6 +196,11 @@ class Publication:
     def transaction_id(self) -> str:
         """Id of the transaction, "" while there is none."""
         return self._assembly.transaction.id if self._assembly is not None else ""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is something that would be rolled back."""
+        return self._assembly is not None and self.result is None and self.failure is None
 
     def answer(self) -> PublishResult | None:
         """The answer, once there is nothing left to do."""
@@ -514,7 +525,7 @@ class Publication:
 
     def abandon(self, why: str) -> None:
         """Roll back what is open: whoever drove the loop has gone away."""
-        if self._assembly is not None and self.result is None and self.failure is None:
+        if self._assembly is not None and self.is_open:
             if why:
                 _log.warning("the publish was abandoned (%s), and is rolled back", why)
             error = Failed(f"the publish was abandoned: {why}. Everything is as before", next="run it again")
