@@ -68,7 +68,7 @@ def load(folders: Iterable[str], late: Collection[str] = ()) -> Pipeline:
     logger = logging.getLogger("pyblish.plugin")
     logger.addHandler(skipped)
     try:
-        plugins = pyblish.api.discover(paths=[*folders, *pyblish.plugin.environment_paths(), shipped_folder()])
+        plugins = pyblish.api.discover(paths=[*folders, *_named_folders(), shipped_folder()])
     except (Exception, SystemExit) as error:
         raise UsageError(f"the plugins cannot be loaded ({type(error).__name__}: {error}). Nothing was touched") from error
     finally:
@@ -79,6 +79,11 @@ def load(folders: Iterable[str], late: Collection[str] = ()) -> Pipeline:
     after = [plugin for plugin in plugins if runs_after_commit(plugin, late)]
     before = [plugin for plugin in plugins if plugin not in after and not issubclass(plugin, IntegrateCommit)]
     return Pipeline(before=before, after=after)
+
+
+def _named_folders() -> list[str]:
+    """The folders of ``PYBLISHPLUGINPATH``; an empty entry, as of ``:/plugins``, is none, and never the working directory."""
+    return [path for path in os.environ.get("PYBLISHPLUGINPATH", "").split(os.pathsep) if path]
 
 
 def load_effects(folders: Iterable[str]) -> Mapping[str, Effect]:
