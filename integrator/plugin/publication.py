@@ -503,6 +503,8 @@ class Publication:
                 self.failure = refused
                 context.data["publishResult"] = failed(refused).document()
         if self.failure is not None:
+            if not found:  # no plugin shows it, as when the loop was thought to be over
+                raise self._told(self.failure)
             log.error("nothing is published: %s", text_of(self.failure))
             return
         if self._assembly is None or self._assembly.is_bare:
@@ -530,8 +532,12 @@ class Publication:
                 _log.warning("the publish was abandoned (%s), and is rolled back", why)
             error = Failed(f"the publish was abandoned: {why}. Everything is as before", next="run it again")
             self.failure = error
-            with contextlib.suppress(IntegratorError):  # recovery tells about it
+            try:
                 self._assembly.transaction.roll_back(error)
+            except IntegratorError as second:  # recovery tells about it
+                self.failure = second
+            if (context := self._context()) is not None:
+                context.data["publishResult"] = failed(self._told(self.failure)).document()
         self._close()
 
     def disown(self) -> None:
