@@ -206,6 +206,7 @@ def test_all_problems_of_all_validators_are_told_together(studio: Studio, folder
         ("import nothing_of_this_name", "nothing_of_this_name"),
         ("class (:", "invalid syntax"),
         ("raise SystemExit(0)", "SystemExit"),
+        ("import pyblish.api\nclass Never(pyblish.api.ContextPlugin):\n  order = float('nan')", "Never"),
     ],
 )
 def test_a_plugin_that_cannot_be_loaded_is_an_error_before_anything_is_written(

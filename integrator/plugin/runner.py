@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -75,6 +76,8 @@ def load(folders: Iterable[str], late: Collection[str] = ()) -> Pipeline:
         logger.removeHandler(skipped)
     if skipped.reasons:
         raise UsageError(f"plugins cannot be loaded: {'; '.join(skipped.reasons)}. Nothing was touched")
+    if nowhere := [plugin.__name__ for plugin in plugins if math.isnan(plugin.order)]:
+        raise UsageError(f"plugins whose order is no number would never run: {', '.join(nowhere)}. Nothing was touched")
     arrange(plugins, late)
     after = [plugin for plugin in plugins if runs_after_commit(plugin, late)]
     before = [plugin for plugin in plugins if plugin not in after and not issubclass(plugin, IntegrateCommit)]
