@@ -12,7 +12,8 @@ from integrator.plugin import publication_of, write_report
 class IntegrateReport(pyblish.api.ContextPlugin):
     """Writes a page and a JSON document into the folder ``context.data["publishReport"]``; without one it does nothing.
 
-    It tells of publishes that failed, too. `integrator publish` writes its own, with ``--report``.
+    It tells of publishes that failed, too, unless a validator refused them: then pyblish runs nothing any more, and this neither.
+    `integrator publish` writes its own, with ``--report``.
     """
 
     label = "Report"

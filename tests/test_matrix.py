@@ -151,6 +151,21 @@ def test_a_plugin_after_the_commit_undoes_nothing(studio: Studio, loop: Any, kin
     assert studio.leftovers() == []
 
 
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("kind", RAISED)
+def test_a_plugin_that_is_given_nothing_of_the_context_is_guarded_too(studio: Studio, loop: Any, kind: Any) -> None:
+    class Fail(pyblish.api.Plugin):  # type: ignore[misc]
+        order = 3.2
+
+        def process(self, user: str) -> None:
+            raise kind("the first error")
+
+    before = state(studio)
+    error = outcome(loop, studio, three_instances(studio, "job"), Fail)
+    assert "the first error" in str(error) or isinstance(error, KeyboardInterrupt)
+    assert state(studio) == before
+
+
 def test_the_matrix_would_see_a_plugin_that_nobody_guards(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests above can fail: without the guard around plugins of others, a lease and staging directories stay."""
     monkeypatch.setattr("integrator.plugin.discovery._guarded", lambda plugin: plugin)

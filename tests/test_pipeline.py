@@ -129,6 +129,17 @@ def test_plugins_are_found_in_the_environment_too(studio: Studio, tmp_path: Path
     assert mark.exists()
 
 
+def test_an_empty_entry_in_the_environment_does_not_run_what_lies_in_the_working_directory(
+    studio: Studio, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "stray.py").write_text("raise RuntimeError('must not be loaded')")
+    monkeypatch.chdir(folder)
+    text = json.dumps(studio.request("job"))
+    for paths in (":/nowhere", "/nowhere:", ":", "/nowhere::/nowhere"):
+        ran = integrator(studio, "publish", "-", "--dry-run", stdin=text, PYBLISHPLUGINPATH=paths)
+        assert ran.code == 0, ran.err
+
+
 def test_what_plugins_print_does_not_get_into_the_answer(studio: Studio, folder: Path, write: Write) -> None:
     write("Loud", 'print("hello"); os.system("echo from a child"); os.write(1, b"raw\\n"); self.log.warning("mind the step")')
     with (folder / "loud.py").open("a") as file:
@@ -195,6 +206,7 @@ def test_all_problems_of_all_validators_are_told_together(studio: Studio, folder
         ("import nothing_of_this_name", "nothing_of_this_name"),
         ("class (:", "invalid syntax"),
         ("raise SystemExit(0)", "SystemExit"),
+        ("import pyblish.api\nclass Never(pyblish.api.ContextPlugin):\n  order = float('nan')", "Never"),
     ],
 )
 def test_a_plugin_that_cannot_be_loaded_is_an_error_before_anything_is_written(

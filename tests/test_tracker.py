@@ -107,6 +107,30 @@ def test_what_fails_five_times_is_published_once(studio: Studio, tracker: Tracke
     assert_published_once(studio, tracker)
 
 
+def test_assets_of_one_name_in_two_sequences_have_an_entry_each(studio: Studio, tracker: Tracker, folder: str) -> None:
+    request = request_of(studio)
+    request["instances"] += [{**request["instances"][0], "hierarchy": "shots/sq02"}]
+    pyblish.api.register_plugin_path(folder)
+    context = pyblish.api.Context()
+    context.data.update(publishRoot=studio.path, publishRequest=request)
+    pyblish.util.publish(context)
+    versions = context.data["publishResult"]["versions"]
+    assert sorted(entry["path"] for entry in tracker.versions()) == sorted(version["path"] for version in versions)
+
+
+def test_what_is_left_to_a_farm_or_is_no_version_has_no_entry(studio: Studio, tracker: Tracker, folder: str) -> None:
+    class Collect(pyblish.api.ContextPlugin):  # type: ignore[misc]
+        order = pyblish.api.CollectorOrder + 0.3
+
+        def process(self, context: Any) -> None:
+            context.create_instance("workfile")
+            context.create_instance("later", asset="sh010", subset="renderMain", family="render", farm=True)
+
+    pyblish.api.register_plugin(Collect)
+    assert publish(studio, folder)["outcome"] == "published"
+    assert_published_once(studio, tracker)
+
+
 def assert_published_once(studio: Studio, tracker: Tracker) -> None:
     """One version v001 here, and the same one there."""
     assert studio.versions("modelMain") == [1]
@@ -188,7 +212,7 @@ def test_what_an_earlier_attempt_left_in_the_tracker_is_found_by_the_publish_id(
 ) -> None:
     """A tracker that does not keep withdrawn keys can get an entry after its compensation."""
     left = {"key": "earlier/1", "publish_id": "farm-4711", "project": "demo", "asset": "sh010", "subset": "modelMain"}
-    tracker.create({**left, "version": 1, "path": "/nowhere"})
+    tracker.create({**left, "version": 1, "path": f"{studio.path}/demo/shots/sq01/sh010/publish/model/modelMain/v001"})
     other = {**left, "key": "other/1", "publish_id": "farm-1", "version": 1, "path": "/elsewhere"}
     tracker.create(other)
     assert publish(studio, folder)["outcome"] == "published"

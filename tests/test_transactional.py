@@ -596,6 +596,17 @@ def test_a_loop_that_stops_midway_leaves_nothing(studio: Studio, way: str) -> No
     assert state(studio) == before
 
 
+def test_a_publish_that_another_one_took_the_place_of_says_so_when_it_goes_on(studio: Studio) -> None:
+    register()
+    first, second = (context_of(studio, studio.request(job)) for job in ("one", "two"))
+    loop = stop_after(first, "IntegrateVersions")
+    stop_after(second, "CollectPublishRequest").close()
+    assert first.data["publishResult"]["outcome"] == "rolled_back"
+    list(loop)
+    assert ["another publish was started" in str(error) for error in errors(first)] == [True]
+    assert studio.leftovers() == []
+
+
 @pytest.mark.parametrize("end", ["sys.exit(0)", "window.clear(); gc.collect(); os._exit(0)", "raise RuntimeError"])
 def test_a_process_that_the_host_forks_meanwhile_ends_nothing(studio: Studio, end: str) -> None:
     """The host may fork at any moment; its child must not roll back what the host is about to commit."""

@@ -27,6 +27,7 @@ import pyblish.api
 
 from integrator.errors import EffectNotMade
 from integrator.plugin import Effect, TransactionalPlugin
+from integrator.plugin.instances import is_active, is_publishable
 
 #: An answer of the tracker is a few hundred bytes.
 _MOST_BYTES = 1 << 20
@@ -104,10 +105,11 @@ def create_version(arguments: Mapping[str, Any], key: str) -> dict[str, Any]:
     """Create the version of this effect's key, unless it is there; returns its id in the tracker.
 
     Looks before it creates, by the publish id: whatever an earlier attempt of the same publish could not take back, because the
-    tracker was away at that moment, is found now. It cannot be a published one: no two publishes get the same number.
+    tracker was away at that moment, is found now. It cannot be a published one: no two versions get the same path. (Asset,
+    subset and number are not enough for that: a publish may have assets of one name in two sequences.)
     """
     try:
-        entries = _find(**{name: arguments[name] for name in ("publish_id", "project", "asset", "subset", "version")})
+        entries = _find(**{name: arguments[name] for name in ("publish_id", "project", "asset", "subset", "version", "path")})
         for entry in entries:
             if entry["key"] == key:
                 return {"id": entry["id"]}
@@ -144,6 +146,8 @@ class IntegrateTrackerVersion(TransactionalPlugin):
 
     def integrate(self, instance: Any, transaction: Any) -> None:
         """Create the version. The journal keeps the arguments, so that whoever recovers the publish can take it back."""
+        if not is_active(instance) or not is_publishable(instance):
+            return  # switched off, left to a farm, or no version at all
         version = transaction.version(instance)
         if version.is_amended:
             return  # it has its entry since it was published

@@ -15,7 +15,7 @@ import pyblish.logic
 
 from integrator.errors import IntegratorError
 from integrator.plugin.bases import IntegrateCommit, TransactionalContextPlugin, TransactionalPlugin
-from integrator.plugin.publication import find_publication, remember_effects, remember_plugins, see_loop
+from integrator.plugin.publication import find_publication, open_publication, remember_effects, remember_plugins, see_loop
 from integrator.root import find_root, read_settings
 
 #: From this order on a plugin runs after the commit, unless it says otherwise.
@@ -119,7 +119,8 @@ def _guarded(plugin: Any) -> Any:
         instance = next((entry for entry in given if isinstance(entry, pyblish.api.Instance)), None)
         if context is None and instance is not None and instance.parent is not None:
             context = instance.context
-        publication = find_publication(context) if context is not None else None
+        # Its services may be all that a plugin is given.
+        publication = find_publication(context) if context is not None else open_publication()
         if publication is None:
             return process(self, *arguments, **services)
         with publication.guarding(plugin.__name__, instance.name if instance is not None else ""):

@@ -76,6 +76,12 @@ def find_publication(context: Any) -> Publication | None:
     return _publications.get(context.id)
 
 
+def open_publication() -> Publication | None:
+    """The publication that has something open in this thread; there is one at most."""
+    here = threading.current_thread()
+    return next((found for found in list(_publications.values()) if found.thread is here and found.is_open), None)
+
+
 def remember_effects(effects: Mapping[str, Effect]) -> None:
     """Make effects of plugins known to every publication of this process."""
     _effects.update(effects)
@@ -190,6 +196,11 @@ class Publication:
     def transaction_id(self) -> str:
         """Id of the transaction, "" while there is none."""
         return self._assembly.transaction.id if self._assembly is not None else ""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is something that would be rolled back."""
+        return self._assembly is not None and self.result is None and self.failure is None
 
     def answer(self) -> PublishResult | None:
         """The answer, once there is nothing left to do."""
@@ -492,6 +503,8 @@ class Publication:
                 self.failure = refused
                 context.data["publishResult"] = failed(refused).document()
         if self.failure is not None:
+            if not found:  # no plugin shows it, as when the loop was thought to be over
+                raise self._told(self.failure)
             log.error("nothing is published: %s", text_of(self.failure))
             return
         if self._assembly is None or self._assembly.is_bare:
@@ -514,13 +527,17 @@ class Publication:
 
     def abandon(self, why: str) -> None:
         """Roll back what is open: whoever drove the loop has gone away."""
-        if self._assembly is not None and self.result is None and self.failure is None:
+        if self._assembly is not None and self.is_open:
             if why:
                 _log.warning("the publish was abandoned (%s), and is rolled back", why)
             error = Failed(f"the publish was abandoned: {why}. Everything is as before", next="run it again")
             self.failure = error
-            with contextlib.suppress(IntegratorError):  # recovery tells about it
+            try:
                 self._assembly.transaction.roll_back(error)
+            except IntegratorError as second:  # recovery tells about it
+                self.failure = second
+            if (context := self._context()) is not None:
+                context.data["publishResult"] = failed(self._told(self.failure)).document()
         self._close()
 
     def disown(self) -> None:

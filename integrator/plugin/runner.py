@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -68,17 +69,24 @@ def load(folders: Iterable[str], late: Collection[str] = ()) -> Pipeline:
     logger = logging.getLogger("pyblish.plugin")
     logger.addHandler(skipped)
     try:
-        plugins = pyblish.api.discover(paths=[*folders, *pyblish.plugin.environment_paths(), shipped_folder()])
+        plugins = pyblish.api.discover(paths=[*folders, *_named_folders(), shipped_folder()])
     except (Exception, SystemExit) as error:
         raise UsageError(f"the plugins cannot be loaded ({type(error).__name__}: {error}). Nothing was touched") from error
     finally:
         logger.removeHandler(skipped)
     if skipped.reasons:
         raise UsageError(f"plugins cannot be loaded: {'; '.join(skipped.reasons)}. Nothing was touched")
+    if nowhere := [plugin.__name__ for plugin in plugins if math.isnan(plugin.order)]:
+        raise UsageError(f"plugins whose order is no number would never run: {', '.join(nowhere)}. Nothing was touched")
     arrange(plugins, late)
     after = [plugin for plugin in plugins if runs_after_commit(plugin, late)]
     before = [plugin for plugin in plugins if plugin not in after and not issubclass(plugin, IntegrateCommit)]
     return Pipeline(before=before, after=after)
+
+
+def _named_folders() -> list[str]:
+    """The folders of ``PYBLISHPLUGINPATH``; an empty entry, as of ``:/plugins``, is none, and never the working directory."""
+    return [path for path in os.environ.get("PYBLISHPLUGINPATH", "").split(os.pathsep) if path]
 
 
 def load_effects(folders: Iterable[str]) -> Mapping[str, Effect]:
