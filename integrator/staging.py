@@ -55,6 +55,7 @@ class StagingDirectory:
         self._promised = promised
         self._engine = engine
         self._journal = journal
+        self._process = os.getpid()
         self.directory = directory
         self.index = index
         #: Whether it has its final name.
@@ -485,7 +486,9 @@ class StagingDirectory:
                 yield from zip(group.sources, facts.sizes, facts.source_times, inodes)
 
     def check_open(self) -> None:
-        """Raise `UsageError` once this is closed: its descriptors may be those of other files by then."""
+        """Raise `UsageError` once this is closed, when its descriptors may be those of other files, and in a forked process."""
+        if self._process != os.getpid():
+            raise UsageError(f"{self.final_path} is published by the process that this one was forked from. Nothing was written")
         if self.fd < 0:
             raise UsageError(f"{self.final_path} is no part of an open transaction any more. Nothing was written")
         if self.sealed:

@@ -174,6 +174,7 @@ class Transaction(Work):
 
         Raises `Failed` after a complete rollback, `Unsettled` when the outcome is not known or something is left to do.
         """
+        self._open_journal()
         with self._rolling_back():
             self._show()
             for holds in self._expectations:
@@ -362,7 +363,7 @@ class Transaction(Work):
 
         Raises `Unsettled` if that cannot be done now, `LeaseLost` if somebody else decides; the error that led here is the cause.
         """
-        if self.state is not State.OPEN or self._over:
+        if self.state is not State.OPEN or self._over or not self.is_ours:
             return
         self._over = True
         if isinstance(cause, IntegratorError):

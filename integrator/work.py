@@ -75,6 +75,8 @@ class Work(abc.ABC):
         self._revealed_after = 0
         #: The first failure and the number of savepoints before it: it dooms the transaction, unless a savepoint takes it back.
         self._failure: tuple[int, BaseException] | None = None
+        #: The process that began it; one that is forked off has a copy of all this, and no part in it.
+        self._process = os.getpid()
         #: Whether this actor has tried to roll back, or must not: it tries once, and recovery does the rest.
         self._over = False
         #: Number of document operations that the journal knows.
@@ -120,7 +122,15 @@ class Work(abc.ABC):
         """Tell others how far this is, 0 to 1."""
         self._engine.renewal.progress(self.id, share)
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process began it, and is no copy of that one."""
+        return self._process == os.getpid()
+
     def _open_journal(self) -> Journal:
+        if not self.is_ours:
+            what = "is that of the process that this one was forked from"
+            raise UsageError(f"the transaction {self.id} {what}. Nothing was done by this call")
         if self._journal is None or self._over or self.state is not State.OPEN:
             raise UsageError(f"the transaction {self.id} is not open any more. Nothing was done by this call")
         return self._journal

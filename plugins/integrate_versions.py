@@ -7,7 +7,7 @@ from typing import Any
 import pyblish.api
 
 from integrator.plugin import PublishTransaction, TransactionalPlugin
-from integrator.plugin.instances import bring_in, is_active, is_publishable, tell
+from integrator.plugin.instances import bring_in, has_files, is_active, is_publishable, tell
 
 
 class IntegrateVersions(TransactionalPlugin):
@@ -24,6 +24,9 @@ class IntegrateVersions(TransactionalPlugin):
         """Stage every file. Raises subclasses of `IntegratorError`."""
         if not is_active(instance) or not is_publishable(instance):
             self.log.debug("is switched off, left to a farm, or has no asset or no subset: it is not published")
+            return
+        if not has_files(instance):
+            self.log.warning("has no representations, and is not published unless another plugin adds files")
             return
         version = transaction.version(instance)
         version.stage()

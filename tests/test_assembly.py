@@ -370,3 +370,26 @@ def test_a_sequence_that_was_filled_in_is_as_before_once_that_is_taken_back(stud
     [document] = root.documents("demo", {"type": "representation", "name": "exr", "context.version": 2})
     assert (len(document["files"]), document["context"]["frame"]) == (1, "1002")
     assert studio.leftovers() == []
+
+
+def test_a_process_that_is_forked_off_has_no_part_in_the_publish(studio: Studio) -> None:
+    with studio.open() as root:
+        with root.begin(project="demo") as assembly:
+            version = assembly.new_version(asset="sh010", subset="model", family="model")
+            child = os.fork()
+            if child == 0:
+                try:
+                    with contextlib.suppress(UsageError):
+                        version.write("child.txt", b"of the child")
+                    with contextlib.suppress(UsageError):
+                        assembly.commit()
+                    assembly.__exit__(RuntimeError, RuntimeError("in the child"), None)
+                finally:
+                    os._exit(0)
+            os.waitpid(child, 0)
+            version.write("parent.txt", b"of the parent")
+        assert assembly.result is not None
+        assert [entry.name for entry in assembly.result.versions[0].representations] == ["txt"]
+        final = version.final_path()
+    assert os.listdir(final) == ["parent.txt"]
+    assert studio.leftovers() == []

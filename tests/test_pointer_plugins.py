@@ -117,7 +117,6 @@ def test_or_they_go_into_the_latest_version(studio: Studio, rendered: Path) -> N
 
 
 def test_without_a_version_there_is_nothing_to_fix(studio: Studio, rendered: Path) -> None:
-    before = (studio.tree(), studio.documents())
     collect = collecting(rendered, [1003], frames_to_fix="1003")
     shutil.rmtree(f"{studio.path}/demo")
     with studio.open() as root:
@@ -127,7 +126,7 @@ def test_without_a_version_there_is_nothing_to_fix(studio: Studio, rendered: Pat
             root.engine.database.commit([Delete(collection=f"{PROJECT}demo", id=document["_id"], expect={})])
     with pytest.raises(IntegratorError, match="no version yet"):
         publish(studio, collect)
-    assert before
+    assert not os.path.exists(f"{studio.path}/demo")
     with studio.open() as root:
         assert root.documents("demo", {"type": "subset"}) == []
 
@@ -221,3 +220,23 @@ def test_an_instance_that_says_late_wins_over_the_settings(studio: Studio) -> No
     publish(studio, collecting(studio.sources, [1001], reveal="late"), plugin)
     assert _seen(plugin) == [False]
     context_of(studio, studio.request("unused"))
+
+
+# --- nothing to publish -----------------------------------------------------------------------------------------------
+
+
+def test_an_instance_without_representations_is_left_out_and_the_others_are_published(studio: Studio) -> None:
+    class CollectLayout(pyblish.api.ContextPlugin):
+        order = pyblish.api.CollectorOrder + 0.2
+
+        def process(self, context: Any) -> None:
+            deleted = {"name": "abc", "ext": "abc", "files": "x.abc", "stagingDir": "/nowhere", "tags": ["delete"]}
+            for name, entries in (("layoutNone", []), ("layoutGone", [deleted])):
+                context.create_instance(
+                    name, asset="sh010", hierarchy="shots/sq01", subset=name, family="layout", representations=entries
+                )
+
+    context = publish(studio, collecting(studio.sources, [1001, 1002]), CollectLayout)
+    versions = context.data["publishResult"]["versions"]
+    assert [version["subset"] for version in versions] == ["renderBeauty"]
+    assert studio.leftovers() == []

@@ -58,6 +58,11 @@ def is_publishable(instance: Any) -> bool:
     return bool((data.get("asset") or data.get("folderPath")) and (data.get("subset") or data.get("productName")))
 
 
+def has_files(instance: Any) -> bool:
+    """Whether an instance says itself which files it publishes; other plugins may add some to any."""
+    return instance.data.get("publishInstance") is not None or bool(representations(instance))
+
+
 def describe(instance: Any) -> dict[str, Any]:
     """What an instance is: the arguments of `Assembly.new_version`. Raises `UsageError` if it does not say."""
     data = instance.data

@@ -422,7 +422,7 @@ class Publication:
 
     def ensure_version(self, instance: Any) -> None:
         """Make the version of an instance that will be published, if it is not there yet."""
-        if shapes.is_active(instance) and shapes.is_publishable(instance):
+        if shapes.is_active(instance) and shapes.is_publishable(instance) and shapes.has_files(instance):
             self.version(instance)
 
     def savepoint(self) -> Savepoint:
