@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from integrator.amend import contents, keep_folders, refuse_changed, staged_contents
@@ -46,38 +46,54 @@ def follow(root: Root, transaction: Transaction, version: Version) -> None:
 def stage_hero(root: Root, transaction: Transaction, version: Version) -> None:
     """Stage the hero version that a version becomes, under the lease of the version; the verdict carries it."""
     instance, stamp = version.instance, version.stamp
-    collection = PROJECT + instance.publish.project
-    subset = instance.parents.subset
+    collection, subset = PROJECT + instance.publish.project, instance.parents.subset
     values = {name: value for name, value in instance.values(root, version.number).items() if name != "version"}
     place = root.layout.hero_folder(values)
-    heroes = root.documents(instance.publish.project, {"type": "hero_version", "parent": subset["_id"]}, limit=1)
-    before = heroes[0] if heroes else None
-    where = {"type": "representation", "parent": before["_id"]} if before else {}
-    old = root.documents(instance.publish.project, where) if before else []
+    before, old = _present(root, instance)
     [staging] = transaction.extend(lambda name: _plan(root, instance, place, name))
     rootless = f"{{root[{place.root}]}}/{place.path}"
     document = _document(before, version, subset, stamp.document(f"hero_version/{subset['_id']['$oid']}"), rootless)
     names, new = _representations(root, version, document, by_name(old), staging.final_path, stamp)
-    resources = _resources(version, rootless)
-    if resources:
+    if resources := _resources(version, rootless):
         document["data"]["integrator"]["resources"] = resources
-    names.update((name, name) for name in (_inside(entry["path"], rootless) for entry in resources))
-    _refuse_repeated(names.values())
+        names.update((name, name) for name in (_inside(entry["path"], rootless) for entry in resources))
     ours = {_inside(file["path"], rootless) for entry in old for file in entry["files"]}
     ours |= {_inside(entry["path"], rootless) for entry in _stored(before).get("resources") or ()}
-    taken = {collision_key(name) for name in names.values()}
+    _stage_files(root, transaction, version, staging, names, ours)
+    changes, pointers = replacement(collection, old, new, {f"{rootless}/{name}" for name in staging.names()})
+    fields = [("version_id",), ("data", "integrator")]
+    transaction.change(*changes)
+    transaction.point(*pointers, {"collection": collection, "id": document["_id"], "document": document, "set": fields})
+
+
+def _present(root: Root, instance: InstancePlan) -> tuple[Document | None, list[Document]]:
+    """The hero version that a subset has, and its representations."""
+    project = instance.publish.project
+    found = root.documents(project, {"type": "hero_version", "parent": instance.parents.subset["_id"]}, limit=1)
+    if not found:
+        return None, []
+    return found[0], root.documents(project, {"type": "representation", "parent": found[0]["_id"]})
+
+
+def _stage_files(
+    root: Root,
+    transaction: Transaction,
+    version: Version,
+    staging: StagingDirectory,
+    names: Mapping[str, str],
+    ours: Collection[str],
+) -> None:
+    """Link the files of the version (`names`: its paths to those in the hero), and what lies beside the old ones (`ours`)."""
+    _refuse_repeated(names.values())
+    place = Place(root=staging.directory.root, path=staging.directory.final)
     found = contents(root, place)
     transaction.expect(functools.partial(refuse_changed, root, place, found))
+    taken = {collision_key(name) for name in names.values()}
     kept = {name: target for name, (target, _) in found.items() if name not in ours and collision_key(name) not in taken}
     _link(root, staging, version.staging.path, version.final_path(), _sources(version, names))
     files = [(name, name, target) for name, target in kept.items() if not name.endswith("/")]
     _link(root, staging, staging.final_path, staging.final_path, files)
     keep_folders(staging, staging.final_path, found, kept)
-    there = {f"{rootless}/{name}" for name in staging.names()}
-    changes, pointers = replacement(collection, old, new, there)
-    fields = [("version_id",), ("data", "integrator")]
-    transaction.change(*changes)
-    transaction.point(*pointers, {"collection": collection, "id": document["_id"], "document": document, "set": fields})
 
 
 def _plan(root: Root, instance: InstancePlan, place: Place, transaction: str) -> Plan:

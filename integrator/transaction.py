@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final
 
@@ -179,8 +179,9 @@ class Transaction(Work):
             self._show()
             for holds in self._expectations:
                 holds()
+            finishing = self._finishing()
         # 6: the one write that decides.
-        self._verdict(summary)
+        self._verdict(summary, finishing)
         # 7, 8: what the verdict decided is carried out; only then is it acknowledged.
         self._finish()
         return self.document
@@ -251,11 +252,15 @@ class Transaction(Work):
         for fd in parents.values():
             self._engine.storage.sync(fd)
 
-    def _verdict(self, summary: Document) -> None:
+    def _finishing(self) -> list[Document]:
+        """What is left to do after the verdict, in its order."""
         finishing = [*self._directory_exchanges(), *self._exchanges, *self._deferred]
         moved = sum(1 for _, staging in self._live() for _ in staging.moved_sources())
         if moved:
             finishing.append({"kind": "move", "count": moved, "owner": self.document["actor"]})
+        return finishing
+
+    def _verdict(self, summary: Document, finishing: Sequence[Document]) -> None:
         try:
             ledger.verdict(self._engine.database, self.document, self._changes, finishing, summary, self._pointers)
         except BaseException as error:

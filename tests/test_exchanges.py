@@ -18,7 +18,7 @@ from studio import Studio
 from test_crash import exchange, exchange_request, prepare_exchange
 
 import integrator
-from integrator import ledger
+from integrator import ledger, operations
 from integrator.database import PROJECT, TRANSACTIONS
 from integrator.errors import ExpectationFailed, IntegratorError, UsageError, ValidationRefused
 from integrator.recovery import recover
@@ -26,6 +26,7 @@ from integrator.reservation import reserve
 from integrator.root import Root
 from integrator.storage import Storage
 from integrator.testing import Fate, Killed
+from integrator.transaction import Transaction
 
 SUBSETS = ("look", "cache")
 PUBLISHED = "demo/shots/sq01/sh010/publish"
@@ -578,4 +579,26 @@ def test_frames_in_a_folder_of_the_version_are_amended_there(prepared: Studio) -
             version = assembly.new_version(**shot, amend=1)
             version.copy(f"{prepared.sources}/beauty.%04d.exr", frames="1002-1003")
     assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*.exr")) == names
+    assert prepared.leftovers() == []
+
+
+def test_a_disk_that_cannot_be_asked_before_the_verdict_rolls_it_back(prepared: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the last look and the verdict: what the exchange will replace cannot be told."""
+    before = (prepared.tree(), prepared.documents())
+
+    def fail(name: str, at: int) -> list[int]:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with prepared.open() as root:
+        plain = Transaction._directory_exchanges
+
+        def cut(self: Transaction) -> Any:
+            monkeypatch.setattr(operations, "identity_list", fail)
+            return plain(self)
+
+        monkeypatch.setattr(Transaction, "_directory_exchanges", cut)
+        with pytest.raises(IntegratorError):
+            exchange(prepared, root)
+        monkeypatch.undo()
+    assert (prepared.tree(), prepared.documents()) == before
     assert prepared.leftovers() == []
