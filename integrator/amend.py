@@ -73,26 +73,11 @@ class Amendment:
         named = {self._inside(file) for old in self._replaced() for file in old["files"]}
         wanted = {self._inside(file) for merged in self._merged for file in merged["files"]}
         gone = staged | (named - wanted)
-        folders: dict[str, list[tuple[str, str]]] = {}
         place = Place(root=self._version.staging.directory.root, path=self._version.staging.directory.final)
         found = contents(self._root, place)
         transaction.expect(functools.partial(refuse_changed, self._root, place, found))
-        for name, (target, _) in found.items():
-            if name not in gone and not name.endswith("/"):
-                folder, _, base = name.rpartition("/")
-                folders.setdefault(folder, []).append((base, target))
-        settings = self._root.settings
-        rule = Policy(transfer="hardlink", checksum="none", fallback="copy", mode=settings.file_mode, keep_times=True)
-        for folder, entries in folders.items():
-            here = os.path.join(self._version.final_path(), folder)
-            files = [name for name, target in entries if not target]
-            links = [(name, target) for name, target in entries if target]
-            if files:
-                self._version.staging.transfer([os.path.join(here, name) for name in files], files, rule, folder=folder)
-            if links:
-                as_they_are = Policy(transfer="symlink", checksum="none", fallback="refuse", mode=0, keep_times=True)
-                names, targets = [name for name, _ in links], [target for _, target in links]
-                self._version.staging.transfer(targets, names, as_they_are, folder=folder)
+        kept = [(name, name, target) for name, (target, _) in found.items() if name not in gone and not name.endswith("/")]
+        link(self._root, self._version.staging, self._version.final_path(), self._version.final_path(), kept)
         keep_folders(self._version.staging, self._version.final_path(), found, found.keys() - gone)
         missing = wanted - set(self._version.staging.names())
         if missing:
@@ -260,6 +245,27 @@ def refuse_changed(root: Root, place: Place, found: Mapping[str, tuple[str, int]
             f"somebody else changed {root.absolute(place)} while this was published ({names}). Everything is as before",
             next="run it again",
         )
+
+
+def link(root: Root, staging: StagingDirectory, folder: str, was: str, files: Iterable[tuple[str, str, str]]) -> None:
+    """Link files of an absolute folder, whose final path is `was`, into a staging directory.
+
+    Each is (path in that folder, path in the staging directory, target of a symbolic link or ""). A link that comes to another
+    folder leads to the same file from there. Raises `StorageFailed`.
+    """
+    settings = root.settings
+    hard = Policy(transfer="hardlink", checksum="none", fallback="copy", mode=settings.file_mode, keep_times=True)
+    soft = Policy(transfer="symlink", checksum="none", fallback="refuse", mode=0, keep_times=True)
+    groups: dict[tuple[str, bool], list[tuple[str, str]]] = {}
+    for source, name, target in files:
+        above, _, base = name.rpartition("/")
+        before, after = os.path.join(was, os.path.dirname(source)), os.path.join(staging.final_path, above)
+        if target and not os.path.isabs(target) and before != after:
+            target = os.path.relpath(os.path.normpath(os.path.join(before, target)), after)
+        groups.setdefault((above, bool(target)), []).append((target or os.path.join(folder, source), base))
+    for (above, is_link), entries in groups.items():
+        sources, names = [source for source, _ in entries], [name for _, name in entries]
+        staging.transfer(sources, names, soft if is_link else hard, folder=above)
 
 
 def keep_folders(staging: StagingDirectory, path: str, found: Iterable[str], kept: Collection[str]) -> None:

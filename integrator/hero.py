@@ -11,7 +11,7 @@ import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
-from integrator.amend import contents, keep_folders, refuse_changed, staged_contents
+from integrator.amend import contents, keep_folders, link, refuse_changed, staged_contents
 from integrator.database import PROJECT
 from integrator.documents import Stamp
 from integrator.encoding import Packed
@@ -25,7 +25,6 @@ from integrator.representations import extension
 from integrator.root import Root
 from integrator.staging import StagingDirectory
 from integrator.transaction import Transaction
-from integrator.transfer import Policy
 from integrator.versions import Version, missing_folders
 
 #: Name of the link beside the version directories.
@@ -90,9 +89,9 @@ def _stage_files(
     transaction.expect(functools.partial(refuse_changed, root, place, found))
     taken = {collision_key(name) for name in names.values()}
     kept = {name: target for name, (target, _) in found.items() if name not in ours and collision_key(name) not in taken}
-    _link(root, staging, version.staging.path, version.final_path(), _sources(version, names))
+    link(root, staging, version.staging.path, version.final_path(), _sources(version, names))
     files = [(name, name, target) for name, target in kept.items() if not name.endswith("/")]
-    _link(root, staging, staging.final_path, staging.final_path, files)
+    link(root, staging, staging.final_path, staging.final_path, files)
     keep_folders(staging, staging.final_path, found, kept)
 
 
@@ -200,23 +199,6 @@ def _sources(version: Version, names: Mapping[str, str]) -> list[tuple[str, str,
     return [(inside, name, staged[inside][0]) for inside, name in names.items()]
 
 
-def _link(root: Root, staging: StagingDirectory, folder: str, was: str, files: Iterable[tuple[str, str, str]]) -> None:
-    """Link files of an absolute folder, whose final path is `was`, into a staging directory."""
-    settings = root.settings
-    hard = Policy(transfer="hardlink", checksum="none", fallback="copy", mode=settings.file_mode, keep_times=True)
-    soft = Policy(transfer="symlink", checksum="none", fallback="refuse", mode=0, keep_times=True)
-    groups: dict[tuple[str, bool], list[tuple[str, str]]] = {}
-    for source, name, target in files:
-        above, _, base = name.rpartition("/")
-        if target and not os.path.isabs(target):
-            there = os.path.normpath(os.path.join(was, os.path.dirname(source), target))
-            target = os.path.relpath(there, os.path.join(staging.final_path, above))
-        groups.setdefault((above, bool(target)), []).append((target or os.path.join(folder, source), base))
-    for (above, is_link), entries in groups.items():
-        sources, names = [source for source, _ in entries], [name for _, name in entries]
-        staging.transfer(sources, names, soft if is_link else hard, folder=above)
-
-
 def _link_latest(root: Root, transaction: Transaction, version: Version) -> None:
     """Let `latest` lead to a version, unless a higher one is published. Raises `ValidationRefused` if it is no link."""
     place, instance = Place(root=version.staging.directory.root, path=version.staging.directory.final), version.instance
@@ -224,8 +206,8 @@ def _link_latest(root: Root, transaction: Transaction, version: Version) -> None
     newest = root.documents(instance.publish.project, where, newest="name", limit=1, only=("name",))
     if newest and newest[0]["name"] > version.number:
         return
-    link = Place(root=place.root, path=f"{place.parent}/{LATEST}")
-    path = root.absolute(link)
+    latest = Place(root=place.root, path=f"{place.parent}/{LATEST}")
+    path = root.absolute(latest)
     if os.path.lexists(path) and not os.path.islink(path):
         raise ValidationRefused([Problem(path, f"is no symbolic link, so it cannot become the link to {place.name}")])
-    transaction.link(link, version.staging.directory.private, place.name)
+    transaction.link(latest, version.staging.directory.private, place.name)

@@ -140,6 +140,16 @@ def test_folders_of_others_stay_as_they_are_in_what_is_exchanged(prepared: Studi
     assert prepared.leftovers() == []
 
 
+def test_links_of_others_stay_as_they_were_written(prepared: Studio) -> None:
+    """In the hero and in the amended version, also one that leads nowhere yet."""
+    targets = {"look/look/hero/a": "./notes.txt", "look/look/hero/b": "../v001//x", "look/look/v001/c": "./nowhere"}
+    for path, target in targets.items():
+        os.symlink(target, Path(prepared.path, PUBLISHED, path))
+    with prepared.open() as root:
+        exchange(prepared, root)
+    assert {path: os.readlink(Path(prepared.path, PUBLISHED, path)) for path in targets} == targets
+
+
 def test_documents_keep_their_ids_and_what_other_programs_wrote_into_them(prepared: Studio) -> None:
     def representations(root: Root) -> dict[tuple[str, str], Any]:
         found = root.documents("demo", {"type": "representation"})
