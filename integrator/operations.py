@@ -503,7 +503,6 @@ def _swap_by_renames(engine: Engine, actor: Actor, plan: Document, mine: str, pr
             if _is_fenced(away, trash):
                 raise Overtaken from None
             raise
-        engine.storage.sync(trash)
     engine.storage.rename(mine, private, name, parent)
 
 

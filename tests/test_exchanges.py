@@ -19,7 +19,7 @@ from test_crash import exchange, exchange_request, prepare_exchange
 
 import integrator
 from integrator import ledger, operations
-from integrator.database import PROJECT, TRANSACTIONS
+from integrator.database import PROJECT, TRANSACTIONS, Update
 from integrator.errors import ExpectationFailed, IntegratorError, UsageError, ValidationRefused
 from integrator.recovery import recover
 from integrator.reservation import reserve
@@ -159,9 +159,7 @@ def test_documents_keep_their_ids_and_what_other_programs_wrote_into_them(prepar
         before = representations(root)
         root.engine.database.commit(
             [
-                integrator.database.Update(
-                    collection=f"{PROJECT}demo", id=document["_id"], expect={}, set={"data.ftrack": "x", "sync": 7}
-                )
+                Update(collection=f"{PROJECT}demo", id=document["_id"], expect={}, set={"data.ftrack": "x", "sync": 7})
                 for document in before.values()
             ]
         )
@@ -416,7 +414,7 @@ def test_a_version_that_another_program_changes_meanwhile_is_not_amended(prepare
                 [version] = [entry for entry in found if entry["data"]["families"] == ["look"]]
                 root.engine.database.commit(
                     [
-                        integrator.database.Update(
+                        Update(
                             collection=f"{PROJECT}demo",
                             id=version["_id"],
                             expect={},
@@ -428,6 +426,26 @@ def test_a_version_that_another_program_changes_meanwhile_is_not_amended(prepare
     with prepared.open(Fate(hook=meddle)) as root, pytest.raises(ExpectationFailed):
         exchange(prepared, root)
     assert prepared.tree() == before
+    assert prepared.leftovers() == []
+
+
+def test_what_another_program_writes_into_a_document_just_before_the_end_is_kept(prepared: Studio) -> None:
+    """Between the read and the write that completes it: the write is refused, and made again from what is there now."""
+    met: list[str] = []
+
+    def meddle(number: int, call: str) -> None:
+        if "state=finished" in call and not met:
+            with prepared.open() as root:
+                for document in root.documents("demo", {"type": "representation", "name": "grows"}):
+                    met.append(document["_id"]["$oid"])
+                    change = Update(collection=f"{PROJECT}demo", id=document["_id"], expect={}, set={"data.ftrack": "x"})
+                    root.engine.database.commit([change])
+
+    with prepared.open(Fate(hook=meddle)) as root:
+        exchange(prepared, root)
+        found = root.documents("demo", {"type": "representation", "name": "grows"})
+    assert len(met) == 2, "of the version and of its hero"
+    assert [(document["data"].get("ftrack"), len(document["files"])) for document in found] == [("x", 5), ("x", 5)]
     assert prepared.leftovers() == []
 
 
@@ -611,4 +629,23 @@ def test_a_disk_that_cannot_be_asked_before_the_verdict_rolls_it_back(prepared: 
             exchange(prepared, root)
         monkeypatch.undo()
     assert (prepared.tree(), prepared.documents()) == before
+    assert prepared.leftovers() == []
+
+
+def test_a_reservation_whose_publish_was_killed_keeps_nothing_of_its_hero(prepared: Studio) -> None:
+    request = exchange_request(prepared, "farm")
+    request["instances"] = request["instances"][1:]
+    with prepared.open() as root:
+        reserve(request, root, seconds=600)
+    whole = Fate()
+    count = prepared.fresh("count")
+    with count.open(whole) as root:
+        integrator.publish(request, root)
+    [verdict] = [n for n, call in enumerate(whole.calls, 1) if "state=committed" in call]
+    root = prepared.open(Fate(kill_at=verdict, when="before"), owner=prepared.dead)
+    with contextlib.suppress(Killed):
+        integrator.publish(request, root)
+    root.close()
+    with prepared.open() as root:
+        assert integrator.publish(request, root).versions[0].version == 2
     assert prepared.leftovers() == []
