@@ -257,6 +257,17 @@ def test_nothing_becomes_a_link_into_a_folder_that_is_exchanged(prepared: Studio
     assert (prepared.tree(), prepared.documents()) == before
 
 
+def test_a_version_whose_folder_is_gone_cannot_be_amended(prepared: Studio) -> None:
+    """It would be made of the new files alone."""
+    folder = Path(prepared.path, PUBLISHED, "look/look/v001")
+    shutil.rmtree(folder)
+    request = exchange_request(prepared, "job")
+    request["instances"] = [{**request["instances"][0], "hero": False}]
+    with prepared.open() as root, pytest.raises(ValidationRefused, match="is not there, so it cannot be amended"):
+        integrator.publish(request, root)
+    assert not folder.exists()
+
+
 def test_a_reservation_promises_no_amended_version(prepared: Studio) -> None:
     with prepared.open() as root, pytest.raises(UsageError, match="nothing to reserve"):
         reserve(exchange_request(prepared, "job"), root, seconds=60)
@@ -296,6 +307,41 @@ def test_at_no_call_does_a_document_name_a_file_that_is_not_there(prepared: Stud
     with prepared.open(Fate(hook=looking)) as root:
         exchange(prepared, root)
     assert looking.looks > 100
+    assert prepared.leftovers() == []
+
+
+def test_nor_where_the_old_and_the_new_frames_and_tiles_only_overlap(prepared: Studio) -> None:
+    """Then the documents are made smaller at the verdict: their first file, its frame and their tiles change with it."""
+
+    def overlapping(publish_id: str, frames: str, *tiles: int) -> dict[str, Any]:
+        folder = Path(prepared.folder, publish_id)
+        folder.mkdir()
+        for tile in tiles:
+            (folder / f"wood.{tile}.tx").write_bytes(b"wood" * tile)
+        entries = [
+            {"name": "exr", "files": [f"{prepared.sources}/beauty.%04d.exr"], "frames": frames},
+            {"name": "tx", "files": [f"{folder}/wood.<UDIM>.tx"]},
+        ]
+        request = exchange_request(prepared, publish_id)
+        return {**request, "instances": [{**request["instances"][1], "representations": entries}]}
+
+    with prepared.open() as root:
+        integrator.publish(overlapping("one", "1001-1004", 1001, 1002, 1011), root)
+    looking = Looking(prepared)
+    seen: list[tuple[str, list[str]]] = []
+
+    def look(number: int, call: str) -> None:
+        looking(number, call)
+        with prepared.open() as root:
+            [hero] = [entry for entry in root.documents("demo", {"type": "hero_version"}) if "/cache/" in str(entry["data"])]
+            parts = {entry["name"]: entry for entry in root.documents("demo", {"type": "representation", "parent": hero["_id"]})}
+            state = (parts["exr"]["context"]["frame"], parts["tx"]["context"]["udim"])
+            seen.extend([state] if state not in seen else [])
+
+    with prepared.open(Fate(hook=look)) as root:
+        integrator.publish(overlapping("two", "1003-1006", 1002, 1011, 1012), root)
+    old, smaller, new = ["1001", "1002", "1011"], ["1002", "1011"], ["1002", "1011", "1012"]
+    assert seen == [("1001", old), ("1003", smaller), ("1003", new)]
     assert prepared.leftovers() == []
 
 
