@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +23,7 @@ from integrator.errors import IntegratorError, Interrupted, Unsettled, UsageErro
 from integrator.results import PublishResult, failed
 
 if TYPE_CHECKING:
+    from integrator.attempt import Terms
     from integrator.cli import Call
     from integrator.report import PluginRun
     from integrator.request import PublishRequest
@@ -237,24 +238,9 @@ def read_request(name: str, console: Console) -> bytes:
 def _publish(
     call: Call, root: Root, request: PublishRequest, display: Progress, copied: list[int], runs: list[PluginRun], on_farm: bool
 ) -> PublishResult:
-    from integrator.attempt import Terms
     from integrator.plugin import runner
-    from integrator.retry import Budget
-    from integrator.settings import without_password
 
     arguments = call.arguments
-    wait = arguments.wait if arguments.wait is not None else FARM_WAIT if farm() else 0.0
-    database = without_password(root.settings.database) or "embedded"
-    settings = root.of_project(request.project).settings
-    settle = arguments.settle if arguments.settle is not None else settings.settle or (FARM_SETTLE if farm() else 0.0)
-    again = getattr(arguments, "again", False)  # whoever asks for it has mended what failed
-    budget = {
-        "attempts": arguments.attempts or (0 if again else settings.attempts) or (FARM_ATTEMPTS if on_farm else 0),
-        "per_host": arguments.attempts_per_host
-        or (0 if again else settings.attempts_per_host)
-        or (FARM_ATTEMPTS_PER_HOST if on_farm else 0),
-    }
-    call.console.detail(f"publish id {request.publish_id}, database {database}, waits {wait:g} s")
 
     def watch(done: int, total: int, count: int) -> None:
         call.interruptions.check()
@@ -276,8 +262,7 @@ def _publish(
         decided.append(True)
 
     decided: list[bool] = []
-    on_changed = arguments.on_changed or "refuse"
-    terms = Terms(wait=wait, settle=settle, budget=Budget(**budget), watch=watch, on_changed=on_changed)
+    terms = _terms(call, root, request, watch, on_farm)
     observer = runner.Observer(seen=seen, check=call.interruptions.check, decided=decide)
     try:
         with call.console.aside(), contextlib.nullcontext() if arguments.dry_run else display:
@@ -291,6 +276,28 @@ def _publish(
         # From here on only the truth is looked for; a signal changes nothing any more.
         call.interruptions.settled()
         return _outcome(root, request, as_answer(error, call.console), call.console)
+
+
+def _terms(call: Call, root: Root, request: PublishRequest, watch: Callable[[int, int, int], None], on_farm: bool) -> Terms:
+    """How the publish is to be made: what the command line says, else the settings, else what is usual here."""
+    from integrator.attempt import Terms
+    from integrator.retry import Budget
+    from integrator.settings import without_password
+
+    arguments = call.arguments
+    settings = root.of_project(request.project).settings
+    wait = arguments.wait if arguments.wait is not None else FARM_WAIT if farm() else 0.0
+    settle = arguments.settle if arguments.settle is not None else settings.settle or (FARM_SETTLE if farm() else 0.0)
+    again = getattr(arguments, "again", False)  # whoever asks for it has mended what failed
+    budget = Budget(
+        attempts=arguments.attempts or (0 if again else settings.attempts) or (FARM_ATTEMPTS if on_farm else 0),
+        per_host=arguments.attempts_per_host
+        or (0 if again else settings.attempts_per_host)
+        or (FARM_ATTEMPTS_PER_HOST if on_farm else 0),
+    )
+    database = without_password(root.settings.database) or "embedded"
+    call.console.detail(f"publish id {request.publish_id}, database {database}, waits {wait:g} s")
+    return Terms(wait=wait, settle=settle, budget=budget, watch=watch, on_changed=arguments.on_changed or "refuse")
 
 
 def _outcome(root: Root, request: PublishRequest, error: IntegratorError, console: Console) -> PublishResult:
